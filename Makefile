@@ -1,0 +1,54 @@
+# Two commands matter: make demo and make test. Both set everything up by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+APT := xvfb xauth libgl1-mesa-dri libgl1 libegl1 libopengl0 libdbus-1-3 libxkbcommon-x11-0 \
+  libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-xinerama0 libxcb-image0 libxcb-randr0 \
+  libxcb-render-util0 libxcb-shape0 libxcb-xkb1
+XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
+
+.PHONY: demo test lint docs bench check-slow install system
+
+install: system $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -U pip
+	$(BIN)/pip install -q -c constraints.txt torch
+	$(BIN)/pip install -q -c constraints.txt -e ".[napari,formats,test,docs]"
+	touch $@
+
+# A virtual X server and software OpenGL, for napari without a screen.
+system:
+	@if command -v xvfb-run >/dev/null && ldconfig -p | grep -q libxcb-cursor; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q $(APT); \
+	elif command -v sudo >/dev/null && sudo -n true 2>/dev/null && command -v apt-get >/dev/null; then \
+	  sudo apt-get update -q && sudo DEBIAN_FRONTEND=noninteractive apt-get install -y -q $(APT); \
+	else \
+	  echo "napari needs a virtual X server and OpenGL here; please install: $(APT)"; exit 1; \
+	fi
+
+demo: install
+	$(BIN)/atomvae run pipelines/quickstart.yaml --out runs
+	$(XVFB) $(BIN)/atomvae view runs/quickstart.atomvae.zarr --screenshot runs/quickstart.png
+	@echo "The picture is runs/quickstart.png; open the run with: $(BIN)/atomvae view runs/quickstart.atomvae.zarr"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/npe2 validate atomvae
+	OMP_NUM_THREADS=1 $(XVFB) $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
+
+check-slow: install
+	OMP_NUM_THREADS=1 $(XVFB) $(BIN)/python -m pytest -q -m slow
+
+docs: install
+	$(BIN)/mkdocs build --strict
+
+bench: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/bench.py

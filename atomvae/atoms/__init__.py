@@ -1,0 +1,1 @@
+"""The table of atoms: found, refined, linked, with their neighbours and lattice."""

@@ -1,0 +1,1 @@
+"""The algebra of the latent space: factors without weights."""

@@ -1,0 +1,1 @@
+"""Latents on the lattice, over space and time."""

@@ -1,0 +1,1 @@
+"""Networks, the model, its training, and what it says of patches."""

@@ -1,0 +1,1 @@
+"""A patch around every atom, in Zarr."""

@@ -1,0 +1,1 @@
+"""Layers of a viewer, and the napari plugin."""
