@@ -170,17 +170,16 @@ def check_atoms(atoms: pd.DataFrame, *, shape: tuple[int, ...] | None = None) ->
     return table
 
 
-def _typed(column: pd.Series) -> pd.Series:
-    """Column in its documented dtype; refused when numbers would change."""
+def _typed(column: pd.Series) -> np.ndarray:
+    """Values of a column in its documented dtype; refused when numbers would change."""
     name, dtype = str(column.name), COLUMNS[str(column.name)].dtype
-    if str(column.dtype) == dtype:
-        return column
     try:
-        converted = column.astype(dtype)
+        with np.errstate(invalid="ignore"):  # NaN to int is caught below, by its changed value
+            converted: np.ndarray = np.asarray(column.to_numpy()).astype(dtype)
     except (ValueError, TypeError) as error:
         raise InputError(
             f"column {name!r} holds {column.dtype} values, expected {dtype}"
         ) from error
-    if dtype.startswith("int") and not (converted == column).all():
+    if dtype.startswith("int") and not (converted == column.to_numpy()).all():
         raise InputError(f"column {name!r} holds broken numbers, expected whole ones ({dtype})")
     return converted
