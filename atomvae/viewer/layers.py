@@ -1,0 +1,293 @@
+"""Movie and table as layers: plain tuples, made without napari."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from atomvae.errors import InputError
+from atomvae.movie.movie import Movie
+from atomvae.viewer.colors import ANGLES, ColorScale, color_scale, hue_circle
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+LARGE = 2048  # px; above it a frame is offered in several resolutions
+FIRST_CHOICE = ("class", "z_0", "species", "amplitude", "score")
+
+
+def to_layers(
+    movie: Movie | None,
+    table: pd.DataFrame | None = None,
+    *,
+    color_by: str | None = None,
+    symmetry: int = 1,
+    spacing_px: float | None = None,
+    rasters: Mapping[str, NDArray[np.floating[Any]]] | None = None,
+    source: str | None = None,
+) -> list[LayerData]:
+    """Turn a movie and its table of atoms into layers that share one time slider.
+
+    All layers have the same scale, units and axis names (t, y, x), so that one slider moves them
+    all and the scale bar is right. Calibrated axes are in seconds and nanometres, the others in
+    frames and pixels. Every column of the table travels with the atoms as a feature.
+
+    Parameters
+    ----------
+    movie : Movie or None
+        The frames; ``None`` when there is only a table, then in pixels.
+    table : DataFrame, optional
+        Columns ``frame``, ``y``, ``x`` (px) and any others; with ``angle`` (radians,
+        counter-clockwise on screen) there are arrows, with ``track`` there are tracks.
+    color_by : str, optional
+        Column that colours the atoms; by default the first of class, z_0, species, amplitude and
+        score that the table has.
+    symmetry : int
+        Order n of the motif: angles differing by 2 pi / n are the same. With n = 1 an atom gets
+        an arrow; otherwise n equal spokes, which look the same in every equivalent position.
+    spacing_px : float, optional
+        Distance between neighbouring atoms in px, which sets the sizes; measured if not given.
+    rasters : mapping of str to ndarray (t, y, x), optional
+        Fields on the pixels of the movie, such as a strain or a density; hidden at first.
+    source : str, optional
+        Where the data lie, kept in ``metadata["atomvae"]["source"]``.
+
+    Returns
+    -------
+    list of (data, keyword arguments, type)
+        napari's LayerData; the image first, so that it lies under the atoms.
+
+    Raises
+    ------
+    InputError
+        If a column is missing or the table has frames that the movie has not.
+
+    Examples
+    --------
+    >>> movie = Movie.from_array(np.zeros((2, 8, 8)), pixel_size=0.01, frame_time=0.5)
+    >>> table = pd.DataFrame({"frame": [0, 1], "y": [3.0, 4.0], "x": [2.0, 5.0], "z_0": [0.1, 0.7]})
+    >>> [(kind, options["scale"]) for _, options, kind in to_layers(movie, table)]
+    [('image', (0.5, 0.01, 0.01)), ('points', (0.5, 0.01, 0.01))]
+    """
+    shared = _calibration(movie) | {"metadata": {"atomvae": {"source": source}}}
+    layers: list[LayerData] = []
+    if movie is not None:
+        layers.append(_movie_layer(movie, shared))
+        layers += _raster_layers(rasters or {}, movie, shared)
+    if table is None:
+        return layers
+    _check(table, movie)
+    table = table.reset_index(drop=True)
+    spacing = spacing_px or _spacing(table)
+    if "track" in table and (table["track"] >= 0).any():
+        layers.append(_track_layer(table, spacing, shared))
+    layers.append(_atom_layer(table, color_by, spacing, shared))
+    if "angle" in table and table["angle"].notna().any():
+        layers.append(_angle_layer(table, symmetry, spacing, shared))
+    return layers
+
+
+def angle_marks(
+    table: pd.DataFrame, symmetry: int, length: float, pixel: tuple[float, float] = (1.0, 1.0)
+) -> tuple[NDArray[np.float64], NDArray[np.intp]]:
+    """Arrows, or spokes for a symmetric motif, that show the angle of each atom.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns ``frame``, ``y``, ``x``, ``angle`` (radians, counter-clockwise seen on screen with
+        y down) and, if known, ``angle_sd``: a mark shrinks by the factor exp(-(n sd)^2 / 2), the
+        mean resultant of the angle, so that an angle that is only noise is not drawn as if known.
+    symmetry : int
+        Order n of the motif; there are n spokes for each atom, none twice.
+    length : float
+        Length of an arrow in px; a spoke is half as long.
+    pixel : (float, float)
+        Height and width of a pixel in any unit; angles are those of the specimen.
+
+    Returns
+    -------
+    vectors : ndarray (m, 2, 3) float64
+        Start and direction as (t, y, x) in px.
+    rows : ndarray (m,) int
+        Row of the table that a vector belongs to.
+
+    Examples
+    --------
+    >>> up = pd.DataFrame({"frame": [0], "y": [5.0], "x": [5.0], "angle": [np.pi / 2]})
+    >>> vectors, _ = angle_marks(up, 1, 2.0)
+    >>> vectors[0].round(6).tolist()  # from below the atom to above it
+    [[0.0, 6.0, 5.0], [0.0, -2.0, 0.0]]
+    """
+    angle = table["angle"].to_numpy(np.float64)
+    known = np.flatnonzero(np.isfinite(angle))
+    spokes = _spokes(symmetry)
+    rows = np.repeat(known, len(spokes))
+    turned = (angle[known, None] + spokes).ravel()
+    reach = np.full(len(rows), length if symmetry in (1, 2) else length / 2)
+    if "angle_sd" in table:
+        sd = table["angle_sd"].fillna(0).to_numpy(np.float64)[rows]
+        reach *= np.exp(-0.5 * (symmetry * sd) ** 2)
+    unit = np.sqrt(pixel[0] * pixel[1])
+    step = np.stack([-np.sin(turned) / pixel[0], np.cos(turned) / pixel[1]], -1)
+    step *= (reach * unit)[:, None]
+    vectors = np.zeros((len(rows), 2, 3))
+    vectors[:, 0] = table[["frame", "y", "x"]].to_numpy(np.float64)[rows]
+    vectors[:, 1, 1:] = step
+    if symmetry in (1, 2):  # through the atom; spokes start at it
+        vectors[:, 0, 1:] -= step / 2
+    return vectors, rows
+
+
+def _spokes(symmetry: int) -> NDArray[np.float64]:
+    """Directions of one atom's marks relative to its angle."""
+    if symmetry < 1:
+        raise InputError(f"symmetry is {symmetry}, expected the order of the motif: 1, 2, 3, ...")
+    count = 1 if symmetry == 2 else symmetry
+    return 2 * np.pi * np.arange(count) / symmetry
+
+
+def _calibration(movie: Movie | None) -> dict[str, Any]:
+    """Scale, units and axis names that all layers share."""
+    pixel = movie.pixel_size if movie is not None else None
+    time = movie.frame_time if movie is not None else None
+    length = "nm" if pixel else "pixel"
+    return {
+        "scale": (time or 1.0, *(pixel or (1.0, 1.0))),
+        "units": ("s" if time else "pixel", length, length),
+        "axis_labels": ("t", "y", "x"),
+    }
+
+
+def _movie_layer(movie: Movie, shared: dict[str, Any]) -> LayerData:
+    """The frames, lazily; several resolutions when a frame is larger than a screen."""
+    options: dict[str, Any] = {
+        **shared,
+        "name": "movie",
+        "colormap": "gray",
+        "contrast_limits": _contrast(movie),
+    }
+    if max(movie.frames.shape[1:]) <= LARGE:
+        return movie.frames, options | {"multiscale": False}, "image"
+    import dask.array as da
+
+    levels = [movie.frames]
+    while max(levels[-1].shape[1:]) > LARGE // 2:
+        half = da.coarsen(np.mean, levels[-1], {1: 2, 2: 2}, trim_excess=True)
+        levels.append(half.astype(movie.frames.dtype))
+    return levels, options | {"multiscale": True}, "image"
+
+
+def _contrast(movie: Movie) -> tuple[float, float]:
+    """Limits that a few hot pixels do not spoil, from at most eight frames."""
+    chosen = np.unique(np.linspace(0, movie.frames.shape[0] - 1, 8).astype(int))
+    step = max(1, max(movie.frames.shape[1:]) // 512)
+    sample = np.stack([movie.frame(int(t))[::step, ::step] for t in chosen])
+    sample = sample[np.isfinite(sample)]
+    low, high = np.percentile(sample, [0.5, 99.8]) if sample.size else (0.0, 1.0)
+    return float(low), float(high if high > low else low + 1.0)
+
+
+def _raster_layers(
+    rasters: Mapping[str, NDArray[np.floating[Any]]], movie: Movie, shared: dict[str, Any]
+) -> list[LayerData]:
+    """Fields over the movie, coloured with one scale for all frames."""
+    layers: list[LayerData] = []
+    for name, field in rasters.items():
+        if field.shape != movie.frames.shape:
+            raise InputError(
+                f"raster {name!r} has shape {field.shape}, expected that of the movie, "
+                f"{movie.frames.shape}"
+            )
+        low, high = np.nanpercentile(field, [1, 99])
+        limits = (float(low), float(high if high > low else low + 1.0))
+        options = {"name": name, "colormap": "viridis", "opacity": 0.6, "visible": False}
+        layers.append((field, shared | options | {"contrast_limits": limits}, "image"))
+    return layers
+
+
+def _atom_layer(
+    table: pd.DataFrame, color_by: str | None, spacing: float, shared: dict[str, Any]
+) -> LayerData:
+    """One point per atom and frame, coloured by one column."""
+    if color_by is None:
+        color_by = next((name for name in FIRST_CHOICE if name in table), None)
+    elif color_by not in table:
+        raise InputError(
+            f"there is no column {color_by!r} to colour by; the table has "
+            f"{', '.join(map(str, table.columns))}"
+        )
+    features = table.copy()
+    options: dict[str, Any] = {
+        **shared,
+        "name": "atoms",
+        "size": 0.5 * spacing,
+        "border_color": "black",
+        "border_width": 0.1,
+        "opacity": 0.9,
+        "features": features,
+    }
+    if color_by is not None and len(table):
+        scale = color_scale(table[color_by])
+        features[color_by] = scale.values
+        options |= scale.settings("face", color_by)
+    return table[["frame", "y", "x"]].to_numpy(np.float64), options, "points"
+
+
+def _angle_layer(
+    table: pd.DataFrame, symmetry: int, spacing: float, shared: dict[str, Any]
+) -> LayerData:
+    """Arrows or spokes, coloured by the direction modulo the symmetry, in degrees."""
+    pixel = (shared["scale"][1], shared["scale"][2])
+    vectors, rows = angle_marks(table, symmetry, 0.8 * spacing, pixel)
+    period = 360.0 / symmetry
+    degrees = np.mod(np.degrees(table["angle"].to_numpy(np.float64)[rows]), period)
+    scale = ColorScale(degrees, "cyclic", (0.0, period), hue_circle())
+    own = [name for name in ("atom_id", *ANGLES, "angle_sd") if name in table]
+    features = table[own].iloc[rows].reset_index(drop=True).assign(angle_deg=degrees)
+    options = {
+        **shared,
+        "name": "angles",
+        "features": features,
+        "length": 1.0,
+        "edge_width": 0.1 * spacing,
+        "vector_style": "arrow" if symmetry == 1 else "line",
+        "opacity": 1.0,
+    }
+    return vectors, options | scale.settings("edge", "angle_deg"), "vectors"
+
+
+def _track_layer(table: pd.DataFrame, spacing: float, shared: dict[str, Any]) -> LayerData:
+    """Linked atoms; hidden at first, since in a drifting movie tails cover the atoms."""
+    linked = table[table["track"] >= 0].sort_values(["track", "frame"])
+    data = linked[["track", "frame", "y", "x"]].to_numpy(np.float64)
+    options = {"name": "tracks", "visible": False, "tail_width": 2, "tail_length": 20}
+    return data, shared | options, "tracks"
+
+
+def _spacing(table: pd.DataFrame) -> float:
+    """Median distance to the nearest neighbour in the first frames, px."""
+    found = []
+    for _, atoms in table.groupby("frame", sort=True):
+        if len(atoms) > 1:
+            position = atoms[["y", "x"]].to_numpy(np.float64)
+            found.append(cKDTree(position).query(position, k=2)[0][:, 1])
+        if len(found) == 5:
+            break
+    return float(np.median(np.concatenate(found))) if found else 10.0
+
+
+def _check(table: pd.DataFrame, movie: Movie | None) -> None:
+    """Say what a table lacks before napari does."""
+    missing = [name for name in ("frame", "y", "x") if name not in table]
+    if missing:
+        raise InputError(
+            f"the table has no column {missing[0]!r}, expected one row per atom with frame, y, x"
+        )
+    if movie is not None and len(table) and table["frame"].max() >= movie.frames.shape[0]:
+        raise InputError(
+            f"the table has atoms in frame {table['frame'].max()}, but the movie ends with frame "
+            f"{movie.frames.shape[0] - 1}; they do not belong together"
+        )

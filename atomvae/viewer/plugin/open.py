@@ -1,0 +1,178 @@
+"""Open a run in napari, dressed for a microscopist; or draw its picture without a screen."""
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from atomvae.errors import InputError
+from atomvae.viewer.plugin.reader import get_reader, run_layers
+
+if TYPE_CHECKING:
+    import napari
+
+XVFB = 'xvfb-run -a -s "-screen 0 1600x1000x24"'
+FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
+
+
+def view(
+    run_path: str | Path,
+    *,
+    screenshot: str | Path | None = None,
+    frame: int | None = None,
+    color_by: str | None = None,
+    size: tuple[int, int] = (1600, 1000),
+) -> None:
+    """Open a run folder in napari; with ``screenshot``, draw it to a file and close.
+
+    Parameters
+    ----------
+    run_path : path-like
+        ``NAME.atomvae.zarr``.
+    screenshot : path-like, optional
+        PNG to write instead of waiting for the user.
+    frame : int, optional
+        Frame to show first; default the middle one.
+    color_by : str, optional
+        Column that colours the atoms.
+    size : (int, int)
+        Width and height of the picture in pixels.
+
+    Raises
+    ------
+    InputError
+        If the folder is no run, if napari is not installed, or if nothing can be drawn here.
+    """
+    if get_reader(str(run_path)) is None:
+        raise InputError(f"{run_path} is no run folder; expected NAME.atomvae.zarr made by a run")
+    layers = run_layers(run_path, color_by=color_by)
+    viewer = open_viewer(f"atomvae: {Path(run_path).name}")
+    try:
+        for data, options, kind in layers:
+            getattr(viewer, f"add_{kind}")(data, **options)
+        dress(viewer, frame=frame)
+        if screenshot is not None:
+            draw(viewer, Path(screenshot), size)
+    except BaseException:
+        viewer.close()
+        raise
+    if screenshot is not None:
+        viewer.close()
+        return
+    import napari
+
+    napari.run()
+
+
+def open_viewer(title: str) -> "napari.Viewer":
+    """Open an empty window, or say in a sentence why that is not possible.
+
+    Parameters
+    ----------
+    title : str
+        Of the window.
+
+    Returns
+    -------
+    napari.Viewer
+    """
+    platform = os.environ.get("QT_QPA_PLATFORM", "")
+    if platform in ("offscreen", "minimal", "vnc"):
+        raise InputError(
+            f"QT_QPA_PLATFORM is {platform!r}, where Qt draws no OpenGL; unset it and use a "
+            f"screen, or start the command with {XVFB}"
+        )
+    screen = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not screen:
+        raise InputError(
+            f"there is no screen here (DISPLAY is not set); start the command with {XVFB}"
+        )
+    try:
+        import napari
+    except ImportError as error:
+        raise InputError(f"napari is missing ({error}); pip install 'atomvae[napari]'") from error
+    try:
+        return napari.Viewer(title=title)
+    except ImportError as error:  # napari without a Qt binding
+        raise InputError(
+            f"napari found no Qt ({str(error).splitlines()[0]}); pip install pyside6"
+        ) from error
+
+
+def dress(viewer: "napari.Viewer", *, frame: int | None = None) -> None:
+    """Dark theme, scale bar, colour bar, and the frame and its time in a corner.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        With our layers.
+    frame : int, optional
+        Frame to show; default the middle one.
+
+    Raises
+    ------
+    InputError
+        If there is no such frame.
+    """
+    viewer.theme = "dark"
+    viewer.scale_bar.visible = True
+    viewer.scale_bar.font_size = 14
+    for layer in viewer.layers:
+        bar = getattr(layer, "face_colorbar", None)  # since napari 0.9
+        if bar is not None and layer.visible:
+            bar.font_size = 12
+            bar.size = (22, 220)
+            bar.visible = True
+    if viewer.dims.ndim < 3:
+        return
+    count = int(viewer.dims.nsteps[0])
+    if frame is not None and not 0 <= frame < count:
+        raise InputError(f"there is no frame {frame}; the run has frames 0 to {count - 1}")
+
+    def label(event: Any = None) -> None:
+        """Text for the frame that is shown."""
+        t = viewer.dims.current_step[0]
+        time = ""
+        if str(viewer.layers[0].units[0]) == "second":
+            time = f"   {t * viewer.layers[0].scale[0]:.4g} s"
+        viewer.text_overlay.text = f"frame {t} of {count}{time}"
+
+    viewer.dims.events.current_step.connect(label)
+    viewer.dims.set_current_step(0, count // 2 if frame is None else frame)
+    label()
+    viewer.text_overlay.font_size = 14
+    viewer.text_overlay.visible = True
+    viewer.reset_view()
+
+
+def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
+    """Write what the canvas shows, fitted to the picture, and make sure that it shows something.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Dressed.
+    path : Path
+        PNG to write.
+    size : (int, int)
+        Width and height, px.
+
+    Raises
+    ------
+    InputError
+        If the canvas stayed empty.
+    """
+    width, height = size
+    low, high = viewer.layers.extent.world[:, -2:]
+    extent = high - low
+    viewer.camera.center = tuple((low + high) / 2)
+    viewer.camera.zoom = 0.96 * min(height / extent[0], width / extent[1])
+    picture = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)
+    if picture[..., :3].std() < FLAT:
+        raise InputError(
+            f"the canvas stayed empty: OpenGL does not draw here; start the command with {XVFB}"
+        )
+    from matplotlib.image import imsave
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imsave(path, picture)

@@ -1,0 +1,152 @@
+"""Open run folders and tables of atoms in napari."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+LayerData = tuple[Any, dict[str, Any], str]
+SUFFIX = ".atomvae.zarr"
+COLUMNS = {"frame", "y", "x"}  # what makes a table one of atoms
+MOST_MOVIES = 8  # of a batch; their layers are lazy, but a list of a thousand helps nobody
+
+
+def get_reader(path: str | list[str]) -> Callable[[str], list[LayerData]] | None:
+    """Choose how to read a path; cheap, since napari asks for everything that is opened.
+
+    Parameters
+    ----------
+    path : str or list of str
+        What the user opens; stacks of paths are refused.
+
+    Returns
+    -------
+    callable or None
+        ``read_run`` for a run folder, also a damaged one, which then says what is missing;
+        ``read_table`` for .csv and .parquet tables with the columns frame, y, x.
+
+    Examples
+    --------
+    >>> get_reader("holiday.png") is None
+    True
+    """
+    if not isinstance(path, str):
+        return None
+    place = Path(path)
+    if place.name.endswith(SUFFIX) and place.is_dir():
+        return read_run if _is_run(place) else None
+    if place.suffix in (".csv", ".parquet") and place.is_file():
+        return read_table if _columns(place) >= COLUMNS else None
+    return None
+
+
+def read_run(path: str) -> list[LayerData]:
+    """Read a run folder as far as the run has come: movie, then atoms, then latents.
+
+    Parameters
+    ----------
+    path : str
+        ``NAME.atomvae.zarr``.
+
+    Returns
+    -------
+    list of LayerData
+        Layers of the first movie, and hidden ones of further movies of a batch.
+
+    Raises
+    ------
+    InputError
+        If the folder is damaged: one sentence says what is missing.
+    """
+    return run_layers(path)
+
+
+def run_layers(path: str | Path, *, color_by: str | None = None) -> list[LayerData]:
+    """Layers of a run folder.
+
+    Parameters
+    ----------
+    path : path-like
+        ``NAME.atomvae.zarr``.
+    color_by : str, optional
+        Column that colours the atoms.
+
+    Returns
+    -------
+    list of LayerData
+    """
+    from atomvae.run.folder import RunFolder
+    from atomvae.viewer.layers import to_layers
+
+    run = RunFolder(path)
+    table = run.table() if (run.path / "atoms").exists() or run.marker("map") else None
+    symmetry = _symmetry(run.marker("map"))
+    layers: list[LayerData] = []
+    for number, name in enumerate(run.movies[:MOST_MOVIES] or [None]):
+        own = table
+        if table is not None and "movie" in table:
+            own = table[table["movie"] == number]
+        new = to_layers(
+            run.movie(name), own, color_by=color_by, symmetry=symmetry, source=str(run.path)
+        )
+        if number:
+            new = [_aside(layer, str(name)) for layer in new]
+        layers += new
+    return layers
+
+
+def read_table(path: str) -> list[LayerData]:
+    """Read a table of atoms that was exported or saved, as points in pixels.
+
+    Parameters
+    ----------
+    path : str
+        A .csv or .parquet file with the columns frame, y, x and any others.
+
+    Returns
+    -------
+    list of LayerData
+        Points, and arrows and tracks if the table has an angle or tracks.
+    """
+    import pandas as pd
+
+    from atomvae.viewer.layers import to_layers
+
+    place = Path(path)
+    table = pd.read_parquet(place) if place.suffix == ".parquet" else pd.read_csv(place)
+    return to_layers(None, table, source=path)
+
+
+def _is_run(place: Path) -> bool:
+    """Whether a folder is ours; a damaged one is, as long as anything of ours is left."""
+    if (place / ".atomvae").is_dir():
+        return True
+    try:
+        return "atomvae" in json.loads((place / "zarr.json").read_text())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _columns(place: Path) -> set[str]:
+    """Names of the columns of a table, without reading its rows."""
+    try:
+        if place.suffix == ".csv":
+            with place.open(encoding="utf-8-sig") as file:
+                return {name.strip().strip('"') for name in file.readline().split(",")}
+        from pyarrow.parquet import read_schema
+
+        return set(read_schema(place).names)
+    except (OSError, ValueError):  # not text, not parquet: then it is not ours
+        return set()
+
+
+def _symmetry(marker: dict[str, Any] | None) -> int:
+    """Order of the motif that the map stage found, 1 if it says nothing."""
+    figures = (marker or {}).get("figures") or {}
+    return int(figures.get("symmetry") or 1)
+
+
+def _aside(layer: LayerData, name: str) -> LayerData:
+    """The layer of a further movie of a batch: named after it, hidden at first."""
+    data, options, kind = layer
+    return data, options | {"name": f"{name}: {options['name']}", "visible": False}, kind

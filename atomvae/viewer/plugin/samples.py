@@ -1,0 +1,53 @@
+"""Simulated movies for the File menu; made when asked for, the same every time."""
+
+from typing import Any
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+
+def si_graphene() -> list[LayerData]:
+    """Silicon impurities and defects moving in graphene under the beam."""
+    return simulated("si_graphene")
+
+
+def mos2() -> list[LayerData]:
+    """A MoS2 monolayer in which vacancies appear."""
+    return simulated("mos2")
+
+
+def perovskite() -> list[LayerData]:
+    """A perovskite with a polar domain wall that moves."""
+    return simulated("perovskite")
+
+
+def simulated(preset: str, frames: int = 10, edge: int = 256) -> list[LayerData]:
+    """Simulate a short movie and lay its true atoms over it.
+
+    Parameters
+    ----------
+    preset : str
+        Name of a preset of `atomvae.simulate`.
+    frames : int
+        Number of frames.
+    edge : int
+        Height and width of a frame, px.
+
+    Returns
+    -------
+    list of LayerData
+        The movie, and the true atoms coloured by species.
+    """
+    from atomvae.datasets.simulate import simulate
+    from atomvae.viewer.layers import to_layers
+
+    made = simulate(preset, frames=frames, shape=(edge, edge), seed=1)
+    column = "species" if "species" in made.truth else None
+    layers = to_layers(made.movie, made.truth, color_by=column, source=f"simulate({preset!r})")
+    movie, *others = layers
+    return [movie, *[_named(layer, f"true {layer[1]['name']}") for layer in others]]
+
+
+def _named(layer: LayerData, name: str) -> LayerData:
+    """The same layer under another name."""
+    data, options, kind = layer
+    return data, options | {"name": name}, kind
