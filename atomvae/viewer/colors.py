@@ -14,18 +14,17 @@ KINDS = ("class", "sublattice", "species", "origin", "movie", "motif", "state", 
 ANGLES = ("angle", "angle_folded")
 UNKNOWN = np.array([0.55, 0.55, 0.55, 1.0])  # value missing, or class -1: grey
 # Okabe and Ito's colours, safe for the colour blind, ordered so that neighbours differ.
-PALETTE = np.array(
-    [
-        [0.90, 0.62, 0.00],
-        [0.34, 0.71, 0.91],
-        [0.00, 0.62, 0.45],
-        [0.84, 0.37, 0.00],
-        [0.94, 0.89, 0.26],
-        [0.80, 0.47, 0.65],
-        [0.00, 0.45, 0.70],
-        [0.60, 0.87, 0.54],
-    ]
-)
+COLORS = {
+    "orange": (0.90, 0.62, 0.00),
+    "sky blue": (0.34, 0.71, 0.91),
+    "green": (0.00, 0.62, 0.45),
+    "red": (0.84, 0.37, 0.00),
+    "yellow": (0.94, 0.89, 0.26),
+    "pink": (0.80, 0.47, 0.65),
+    "blue": (0.00, 0.45, 0.70),
+    "light green": (0.60, 0.87, 0.54),
+}
+PALETTE = np.array(list(COLORS.values()))
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class ColorScale:
         """
         values = self.values if values is None else np.asarray(values)
         if self.kind == "names":
-            known = {name: color for name, color in zip(self.names, self.colors, strict=True)}
+            known = dict(zip(self.names, self.colors, strict=True))
             return np.array([known.get(str(v), UNKNOWN) for v in values]).reshape(-1, 4)
         low, high = self.limits
         position = (np.asarray(values, float) - low) / (high - low)
@@ -87,6 +86,34 @@ class ColorScale:
             rgba = np.stack([np.interp(position, grid, c) for c in self.colors.T], axis=-1)
             missing = np.isnan(position)
         return np.where(missing[:, None], UNKNOWN, rgba)
+
+    def about(self, name: str) -> dict[str, str]:
+        """Say in the metadata of a layer what its colours mean, for captions.
+
+        Parameters
+        ----------
+        name : str
+            What is coloured, usually the column.
+
+        Returns
+        -------
+        dict
+            ``colors`` is the kind of scale; ``shows`` the name and, for a scale of kinds, one
+            line per kind with the name of its colour, since a colour bar can't say it.
+
+        Examples
+        --------
+        >>> print(color_scale(pd.Series(["Si", "C"])).about("species")["shows"])
+        species
+          C  orange
+          Si  sky blue
+        """
+        lines = [name]
+        if self.kind in ("steps", "names"):
+            kinds = self.names or tuple(str(i) for i in range(len(self.colors)))
+            for kind, color in zip(kinds, COLORS, strict=False):
+                lines.append(f"  {kind}  {'grey' if kind == 'unknown' else color}")
+        return {"colors": self.kind, "shows": "\n".join(lines)}
 
     def settings(self, part: str, column: str) -> dict[str, Any]:
         """Arguments of a napari layer that colours one of its parts by a column.
@@ -110,7 +137,7 @@ class ColorScale:
         ['face_color', 'face_colormap', 'face_contrast_limits']
         """
         if self.kind == "names":
-            cycle = {name: color for name, color in zip(self.names, self.colors, strict=True)}
+            cycle = dict(zip(self.names, self.colors, strict=True))
             return {f"{part}_color": column, f"{part}_color_cycle": cycle}
         colormap: dict[str, Any] = {
             "colors": self.colors,
@@ -199,7 +226,7 @@ def hue_circle(count: int = 64, lightness: float = 0.76, chroma: float = 0.122) 
     Examples
     --------
     >>> circle = hue_circle()
-    >>> bool(np.allclose(circle[0], circle[-1])) and bool((circle[:, :3].std(0) > 0.1).all())
+    >>> bool(np.allclose(circle[0], circle[-1])) and bool((np.ptp(circle[:, :3], 0) > 0.25).all())
     True
     """
     hue = np.linspace(0, 2 * np.pi, count) + 0.35  # the reference direction is red

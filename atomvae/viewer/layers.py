@@ -57,7 +57,7 @@ def to_layers(
     Returns
     -------
     list of (data, keyword arguments, type)
-        napari's LayerData; the image first, so that it lies under the atoms.
+        napari's LayerData, from below to above: movie, rasters, tracks, angles, atoms.
 
     Raises
     ------
@@ -82,10 +82,10 @@ def to_layers(
     table = table.reset_index(drop=True)
     spacing = spacing_px or _spacing(table)
     if "track" in table and (table["track"] >= 0).any():
-        layers.append(_track_layer(table, spacing, shared))
-    layers.append(_atom_layer(table, color_by, spacing, shared))
+        layers.append(_track_layer(table, shared))
     if "angle" in table and table["angle"].notna().any():
         layers.append(_angle_layer(table, symmetry, spacing, shared))
+    layers.append(_atom_layer(table, color_by, spacing, shared))
     return layers
 
 
@@ -103,7 +103,7 @@ def angle_marks(
     symmetry : int
         Order n of the motif; there are n spokes for each atom, none twice.
     length : float
-        Length of an arrow in px; a spoke is half as long.
+        Length in px.
     pixel : (float, float)
         Height and width of a pixel in any unit; angles are those of the specimen.
 
@@ -118,15 +118,15 @@ def angle_marks(
     --------
     >>> up = pd.DataFrame({"frame": [0], "y": [5.0], "x": [5.0], "angle": [np.pi / 2]})
     >>> vectors, _ = angle_marks(up, 1, 2.0)
-    >>> vectors[0].round(6).tolist()  # from below the atom to above it
-    [[0.0, 6.0, 5.0], [0.0, -2.0, 0.0]]
+    >>> vectors[0].round(6).tolist()  # from the atom to 2 px above it
+    [[0.0, 5.0, 5.0], [0.0, -2.0, 0.0]]
     """
     angle = table["angle"].to_numpy(np.float64)
     known = np.flatnonzero(np.isfinite(angle))
     spokes = _spokes(symmetry)
     rows = np.repeat(known, len(spokes))
     turned = (angle[known, None] + spokes).ravel()
-    reach = np.full(len(rows), length if symmetry in (1, 2) else length / 2)
+    reach = np.full(len(rows), length)
     if "angle_sd" in table:
         sd = table["angle_sd"].fillna(0).to_numpy(np.float64)[rows]
         reach *= np.exp(-0.5 * (symmetry * sd) ** 2)
@@ -136,8 +136,6 @@ def angle_marks(
     vectors = np.zeros((len(rows), 2, 3))
     vectors[:, 0] = table[["frame", "y", "x"]].to_numpy(np.float64)[rows]
     vectors[:, 1, 1:] = step
-    if symmetry in (1, 2):  # through the atom; spokes start at it
-        vectors[:, 0, 1:] -= step / 2
     return vectors, rows
 
 
@@ -145,8 +143,7 @@ def _spokes(symmetry: int) -> NDArray[np.float64]:
     """Directions of one atom's marks relative to its angle."""
     if symmetry < 1:
         raise InputError(f"symmetry is {symmetry}, expected the order of the motif: 1, 2, 3, ...")
-    count = 1 if symmetry == 2 else symmetry
-    return 2 * np.pi * np.arange(count) / symmetry
+    return 2 * np.pi * np.arange(symmetry) / symmetry
 
 
 def _calibration(movie: Movie | None) -> dict[str, Any]:
@@ -162,7 +159,7 @@ def _calibration(movie: Movie | None) -> dict[str, Any]:
 
 
 def _movie_layer(movie: Movie, shared: dict[str, Any]) -> LayerData:
-    """The frames, lazily; several resolutions when a frame is larger than a screen."""
+    """Hand over the frames lazily; several resolutions when a frame is larger than a screen."""
     options: dict[str, Any] = {
         **shared,
         "name": "movie",
@@ -223,7 +220,7 @@ def _atom_layer(
     options: dict[str, Any] = {
         **shared,
         "name": "atoms",
-        "size": 0.5 * spacing,
+        "size": 0.42 * spacing,
         "border_color": "black",
         "border_width": 0.1,
         "opacity": 0.9,
@@ -231,6 +228,7 @@ def _atom_layer(
     }
     if color_by is not None and len(table):
         scale = color_scale(table[color_by])
+        options |= _about(shared, scale.about(color_by))
         features[color_by] = scale.values
         options |= scale.settings("face", color_by)
     return table[["frame", "y", "x"]].to_numpy(np.float64), options, "points"
@@ -241,7 +239,8 @@ def _angle_layer(
 ) -> LayerData:
     """Arrows or spokes, coloured by the direction modulo the symmetry, in degrees."""
     pixel = (shared["scale"][1], shared["scale"][2])
-    vectors, rows = angle_marks(table, symmetry, 0.8 * spacing, pixel)
+    reach = 0.75 if symmetry == 1 else 0.48  # spokes of neighbours just meet
+    vectors, rows = angle_marks(table, symmetry, reach * spacing, pixel)
     period = 360.0 / symmetry
     degrees = np.mod(np.degrees(table["angle"].to_numpy(np.float64)[rows]), period)
     scale = ColorScale(degrees, "cyclic", (0.0, period), hue_circle())
@@ -256,10 +255,17 @@ def _angle_layer(
         "vector_style": "arrow" if symmetry == 1 else "line",
         "opacity": 1.0,
     }
-    return vectors, options | scale.settings("edge", "angle_deg"), "vectors"
+    shows = scale.about("full turn" if symmetry == 1 else f"modulo {period:g}°")
+    options |= _about(shared, shows) | scale.settings("edge", "angle_deg")
+    return vectors, options, "vectors"
 
 
-def _track_layer(table: pd.DataFrame, spacing: float, shared: dict[str, Any]) -> LayerData:
+def _about(shared: dict[str, Any], colors: dict[str, str]) -> dict[str, Any]:
+    """Metadata of a layer that also say what its colours stand for."""
+    return {"metadata": {"atomvae": shared["metadata"]["atomvae"] | colors}}
+
+
+def _track_layer(table: pd.DataFrame, shared: dict[str, Any]) -> LayerData:
     """Linked atoms; hidden at first, since in a drifting movie tails cover the atoms."""
     linked = table[table["track"] >= 0].sort_values(["track", "frame"])
     data = linked[["track", "frame", "y", "x"]].to_numpy(np.float64)

@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.reader import get_reader, run_layers
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import napari
 
 XVFB = 'xvfb-run -a -s "-screen 0 1600x1000x24"'
+MARGIN = 240  # px at the sides of a picture, for the legends
 FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
 
 
@@ -100,7 +101,7 @@ def open_viewer(title: str) -> "napari.Viewer":
 
 
 def dress(viewer: "napari.Viewer", *, frame: int | None = None) -> None:
-    """Dark theme, scale bar, colour bar, and the frame and its time in a corner.
+    """Dark theme, scale bar, colour bar, and a caption with the frame and its time.
 
     Parameters
     ----------
@@ -114,35 +115,43 @@ def dress(viewer: "napari.Viewer", *, frame: int | None = None) -> None:
     InputError
         If there is no such frame.
     """
-    viewer.theme = "dark"
-    viewer.scale_bar.visible = True
-    viewer.scale_bar.font_size = 14
-    for layer in viewer.layers:
-        bar = getattr(layer, "face_colorbar", None)  # since napari 0.9
-        if bar is not None and layer.visible:
-            bar.font_size = 12
-            bar.size = (22, 220)
-            bar.visible = True
-    if viewer.dims.ndim < 3:
-        return
     count = int(viewer.dims.nsteps[0])
     if frame is not None and not 0 <= frame < count:
         raise InputError(f"there is no frame {frame}; the run has frames 0 to {count - 1}")
-
-    def label(event: Any = None) -> None:
-        """Text for the frame that is shown."""
-        t = viewer.dims.current_step[0]
-        time = ""
-        if str(viewer.layers[0].units[0]) == "second":
-            time = f"   {t * viewer.layers[0].scale[0]:.4g} s"
-        viewer.text_overlay.text = f"frame {t} of {count}{time}"
-
-    viewer.dims.events.current_step.connect(label)
-    viewer.dims.set_current_step(0, count // 2 if frame is None else frame)
-    label()
+    viewer.theme = "dark"
+    viewer.scale_bar.visible = True
+    viewer.scale_bar.font_size = 14
     viewer.text_overlay.font_size = 14
+    viewer.text_overlay.position = "top_left"
     viewer.text_overlay.visible = True
+    viewer.dims.set_current_step(0, count // 2 if frame is None else frame)
+    viewer.dims.events.current_step.connect(lambda: caption(viewer))
+    viewer.layers.events.connect(lambda: caption(viewer))
+    caption(viewer)
     viewer.reset_view()
+
+
+def caption(viewer: "napari.ViewerModel") -> None:
+    """Say which frame and time is shown and what the colours stand for.
+
+    Parameters
+    ----------
+    viewer : napari viewer
+        Its text overlay is written, the colour bars of its points are shown or hidden.
+    """
+    step, count = int(viewer.dims.current_step[0]), int(viewer.dims.nsteps[0])
+    lines = [f"frame {step} / {count - 1}"]
+    for layer in viewer.layers:
+        about = layer.metadata.get("atomvae", {})
+        if layer.name == "movie" and str(layer.units[0]) == "second":
+            lines[0] += f"   {step * layer.scale[0]:.4g} s"
+        if layer.visible and about.get("shows"):
+            lines.append(f"{layer.name}: {about['shows']}")
+        bar = getattr(layer, "face_colorbar", None)  # since napari 0.9
+        if bar is not None:
+            bar.font_size, bar.size = 12, (22, 220)
+            bar.visible = layer.visible and about.get("colors") in ("continuous", "cyclic")
+    viewer.text_overlay.text = "\n".join(lines)
 
 
 def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
@@ -166,7 +175,7 @@ def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
     low, high = viewer.layers.extent.world[:, -2:]
     extent = high - low
     viewer.camera.center = tuple((low + high) / 2)
-    viewer.camera.zoom = 0.96 * min(height / extent[0], width / extent[1])
+    viewer.camera.zoom = 0.96 * min(height / extent[0], (width - 2 * MARGIN) / extent[1])
     picture = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)
     if picture[..., :3].std() < FLAT:
         raise InputError(

@@ -147,6 +147,6 @@ def _symmetry(marker: dict[str, Any] | None) -> int:
 
 
 def _aside(layer: LayerData, name: str) -> LayerData:
-    """The layer of a further movie of a batch: named after it, hidden at first."""
+    """Name a layer of a further movie of a batch after it; hidden at first."""
     data, options, kind = layer
     return data, options | {"name": f"{name}: {options['name']}", "visible": False}, kind

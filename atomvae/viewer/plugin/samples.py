@@ -6,17 +6,17 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 
 def si_graphene() -> list[LayerData]:
-    """Silicon impurities and defects moving in graphene under the beam."""
+    """Simulate silicon impurities and defects that move in graphene under the beam."""
     return simulated("si_graphene")
 
 
 def mos2() -> list[LayerData]:
-    """A MoS2 monolayer in which vacancies appear."""
+    """Simulate a MoS2 monolayer in which vacancies appear."""
     return simulated("mos2")
 
 
 def perovskite() -> list[LayerData]:
-    """A perovskite with a polar domain wall that moves."""
+    """Simulate a perovskite with a polar domain wall that moves."""
     return simulated("perovskite")
 
 
@@ -48,6 +48,6 @@ def simulated(preset: str, frames: int = 10, edge: int = 256) -> list[LayerData]
 
 
 def _named(layer: LayerData, name: str) -> LayerData:
-    """The same layer under another name."""
+    """Rename a layer."""
     data, options, kind = layer
     return data, options | {"name": name}, kind
