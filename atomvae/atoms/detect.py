@@ -1,0 +1,321 @@
+"""Atoms of a frame, atoms of a movie."""
+
+from typing import Protocol
+
+import dask
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike, NDArray
+from scipy.spatial import cKDTree
+
+from atomvae.atoms.candidates import local_peaks
+from atomvae.atoms.config import DetectConfig
+from atomvae.atoms.mask import clean_frame
+from atomvae.atoms.refine import (
+    ColumnFit,
+    Floats,
+    WidthPrior,
+    fit_columns,
+    gather_windows,
+    neighbour_light,
+    start_values,
+)
+from atomvae.atoms.table import Flag, empty_atoms, make_atoms
+from atomvae.errors import InputError
+from atomvae.movie.movie import Movie
+
+_TRUSTED = 3.0  # signal to noise ratio of a neighbour worth subtracting, and of a clean atom
+_WINDOW_WIDTHS = 2.3  # radius of the fit window in column widths ...
+_WINDOW_SPACINGS = 0.45  # ... and at most this share of the spacing
+_LEAST_SPREAD = 0.03  # of the width: the prior is never narrower
+_FRAMES_PER_TASK = 16
+
+
+class Detector(Protocol):
+    """Anything that proposes where columns are: the built-in filter, or a trained network."""
+
+    def __call__(
+        self, image: NDArray[np.float64], valid: NDArray[np.bool_], config: DetectConfig
+    ) -> pd.DataFrame:
+        """Return candidates with the columns ``y, x`` (px) and ``score``.
+
+        Parameters
+        ----------
+        image
+            (y, x) float64, finite.
+        valid
+            bool (y, x), False where pixels are missing or contaminated.
+        config
+            Resolved settings.
+        """
+        ...
+
+
+def columns_detector(
+    image: NDArray[np.float64], valid: NDArray[np.bool_], config: DetectConfig
+) -> pd.DataFrame:
+    """Propose the maxima of the matched filter above the threshold.
+
+    Parameters
+    ----------
+    image
+        (y, x) float64, finite.
+    valid
+        bool (y, x).
+    config
+        Resolved settings.
+
+    Returns
+    -------
+    pandas.DataFrame
+        ``y, x`` (px), ``score`` (signal to noise ratio in the filter).
+
+    Examples
+    --------
+    >>> image = np.zeros((32, 32)); image[20, 11] = 100.0
+    >>> config = DetectConfig(width_px=1.5).resolve(image)
+    >>> columns_detector(image, image >= 0, config)[["y", "x"]].to_numpy().tolist()
+    [[20.0, 11.0]]
+    """
+    assert config.width_px is not None and config.threshold is not None
+    peaks = local_peaks(config.scores(image, valid), valid, config.width_px)
+    table = pd.DataFrame(peaks._asdict())
+    return table[table["score"] >= config.threshold].reset_index(drop=True)
+
+
+DETECTORS: dict[str, Detector] = {"columns": columns_detector}
+"""Detectors by the name that `DetectConfig.detector` takes; add your own."""
+
+
+def detect_frame(frame: ArrayLike, config: DetectConfig | None = None) -> pd.DataFrame:
+    """Find the atoms of one frame and fit each by maximum likelihood.
+
+    Parameters
+    ----------
+    frame
+        Image (y, x), any real dtype; NaN and infinity mark missing pixels.
+    config
+        Settings; what they leave open is taken from this frame.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Atom table, see `atomvae.atoms.table.COLUMNS`, with frame 0, in raster order. Empty for a
+        frame without columns: constant, all missing, or noise only.
+
+    Raises
+    ------
+    InputError
+        If the frame is not two-dimensional or not real numbers, or the detector is unknown.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:40, :40]
+    >>> expected = 5 + 80 * np.exp(-((y - 20.3) ** 2 + (x - 11.6) ** 2) / (2 * 2.0**2))
+    >>> atoms = detect_frame(np.random.default_rng(0).poisson(expected))
+    >>> atoms[["y", "x"]].round(1).to_numpy().tolist(), bool(0.02 < atoms["y_sd"][0] < 0.12)
+    ([[20.4, 11.5]], True)
+    """
+    config = config or DetectConfig()
+    if config.detector not in DETECTORS:
+        raise InputError(f"detector {config.detector!r} is unknown, expected {_names()}")
+    image, valid = clean_frame(frame)
+    if not valid.any() or np.ptp(image[valid]) == 0:
+        return empty_atoms()
+    config = config.resolve(np.where(valid, image, np.nan))
+    found = DETECTORS[config.detector](image, valid, config)
+    if found.empty:
+        return empty_atoms()
+    atoms = _refined(image, valid, found, config)
+    return _settled(atoms, image.shape, config)
+
+
+def detect_atoms(movie: Movie, config: DetectConfig | None = None) -> pd.DataFrame:
+    """Find the atoms of every frame of a movie, blocks of frames in parallel.
+
+    Parameters
+    ----------
+    movie
+        Its frames are loaded block by block.
+    config
+        Settings; what they leave open is taken from the movie once, so that all frames are
+        treated alike.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Atom table sorted by frame, ``atom_id`` 0 to N-1.
+
+    Raises
+    ------
+    InputError
+        If the detector is unknown or a frame is not real numbers.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:40, :40]
+    >>> expected = 5 + 80 * np.exp(-((y - 20) ** 2 + (x - 11) ** 2) / (2 * 2.0**2))
+    >>> counts = np.random.default_rng(0).poisson(expected, (3, 40, 40))
+    >>> atoms = detect_atoms(Movie.from_array(counts))
+    >>> atoms["frame"].tolist(), atoms["atom_id"].tolist()
+    ([0, 1, 2], [0, 1, 2])
+    """
+    resolved = (config or DetectConfig()).resolve(movie)
+    if resolved.detector not in DETECTORS:
+        raise InputError(f"detector {resolved.detector!r} is unknown, expected {_names()}")
+    starts = range(0, movie.n_frames, _FRAMES_PER_TASK)
+    blocks = [
+        dask.delayed(_detect_block)(movie.frames[i : i + _FRAMES_PER_TASK], i, resolved)
+        for i in starts
+    ]
+    tables = [table for table in dask.compute(*blocks) if len(table)]
+    if not tables:
+        return empty_atoms()
+    atoms = pd.concat(tables, ignore_index=True)
+    return atoms.assign(atom_id=np.arange(len(atoms), dtype="int64"))
+
+
+def _detect_block(frames: NDArray[np.float32], first: int, config: DetectConfig) -> pd.DataFrame:
+    """Atoms of consecutive frames (t, y, x) of which the first has the number given."""
+    tables = [detect_frame(frame, config).assign(frame=first + i) for i, frame in enumerate(frames)]
+    tables = [table for table in tables if len(table)]
+    return pd.concat(tables, ignore_index=True) if tables else empty_atoms()
+
+
+def _names() -> str:
+    return " or ".join(repr(name) for name in DETECTORS)
+
+
+def _refined(
+    image: Floats, valid: NDArray[np.bool_], found: pd.DataFrame, config: DetectConfig
+) -> pd.DataFrame:
+    """Atom table of the candidates, each fitted in its window with its neighbours' light."""
+    assert config.width_px is not None and config.spacing_px is not None
+    noise = config.noise_model()
+    unit, zero = (noise.gain, noise.offset) if noise.kind == "poisson" else (noise.sd, 0.0)
+    counts = (image - zero) / unit
+    y, x = found["y"].to_numpy(float), found["x"].to_numpy(float)
+    half = window_radius(config.width_px, config.spacing_px)
+    windows = gather_windows(counts, valid, y, x, half)
+    start = start_values(windows, y, x, config.width_px, config.sign)
+    fit = fit_columns(windows, start, noise.kind)
+    prior = width_prior(fit, config.width_px)
+    for _ in range(config.neighbour_passes):
+        light = neighbour_light(fit.theta, _score(fit) > _TRUSTED, windows, half)
+        fit = fit_columns(windows, _restart(fit, start, prior), noise.kind, light, prior)
+    return _table(fit, start, unit, zero, config)
+
+
+def window_radius(width_px: float, spacing_px: float) -> int:
+    """Radius of the fit window, px: 2.3 widths, kept off the neighbours, at least 2.
+
+    Examples
+    --------
+    >>> window_radius(2.2, 11.4), window_radius(4.0, 12.1)
+    (5, 5)
+    """
+    return max(2, round(min(_WINDOW_WIDTHS * width_px, _WINDOW_SPACINGS * spacing_px)))
+
+
+def width_prior(fit: ColumnFit, width_px: float) -> WidthPrior:
+    """Prior of the width from the better half of a fit with free widths.
+
+    Parameters
+    ----------
+    fit
+        First pass.
+    width_px
+        Expected width, taken loosely when fewer than 8 columns can be used.
+
+    Returns
+    -------
+    WidthPrior
+        Median width and the spread that is not explained by the errors, at least 3 %.
+
+    Examples
+    --------
+    >>> y, x = (9.0 + 18 * i for i in np.divmod(np.arange(16), 4))
+    >>> image = np.random.default_rng(0).poisson(2 + 300 * sum(
+    ...     np.exp(-((np.arange(72)[:, None] - a) ** 2 + (np.arange(72) - b) ** 2) / 18)
+    ...     for a, b in zip(y, x))).astype(float)
+    >>> windows = gather_windows(image, image >= 0, y, x, 7)
+    >>> fit = fit_columns(windows, start_values(windows, y, x, 2.5, 1), "poisson")
+    >>> prior = width_prior(fit, 2.5)
+    >>> round(prior.mean, 1), round(prior.sd, 2)
+    (3.0, 0.09)
+    """
+    usable = fit.converged & ~fit.at_bound & ~fit.cut
+    if usable.sum() < 8:
+        return WidthPrior(width_px, 0.3 * width_px)
+    score = np.where(usable, _score(fit), -np.inf)
+    better = usable & (score >= np.median(score[usable]))
+    sigma, sd = fit.theta[better, 3], fit.sd[better, 3]
+    mean = float(np.median(sigma))
+    robust = (1.4826 * float(np.median(np.abs(sigma - mean)))) ** 2
+    spread = max(robust - float(np.median(sd)) ** 2, (_LEAST_SPREAD * mean) ** 2)
+    return WidthPrior(mean, float(np.sqrt(spread)))
+
+
+def _score(fit: ColumnFit) -> Floats:
+    """Amplitude over its standard deviation."""
+    score: Floats = np.nan_to_num(np.abs(fit.theta[:, 2]) / fit.sd[:, 2])
+    return score
+
+
+def _restart(fit: ColumnFit, start: Floats, prior: WidthPrior) -> Floats:
+    """Where the next pass begins: at the last fit, or anew if that one failed."""
+    anew = start.copy()
+    anew[:, 3] = prior.mean
+    return np.where((fit.converged & ~fit.at_bound)[:, None], fit.theta, anew)
+
+
+def _table(
+    fit: ColumnFit, start: Floats, unit: float, zero: float, config: DetectConfig
+) -> pd.DataFrame:
+    """Atom table of a fit, in file units, flagged."""
+    sd, theta = fit.sd, fit.theta
+    # Where the noise model is only one number, the residual tells how far it can be trusted.
+    scale = np.sqrt(max(1.0, float(np.median(fit.chi2)))) if config.noise == "gaussian" else 1.0
+    moved = np.hypot(theta[:, 0] - start[:, 0], theta[:, 1] - start[:, 1])
+    score = _score(fit) / scale
+    flag = (
+        Flag.NOT_CONVERGED * ~fit.converged
+        | Flag.AT_BOUND * fit.at_bound
+        | Flag.BORDER * fit.cut
+        | Flag.FAINT * (score < _TRUSTED)
+        | Flag.MISFIT * ((fit.chi2 / scale**2 < 0.5) | (fit.chi2 / scale**2 > 2))
+        | Flag.MOVED * (moved > 1.5)
+    )
+    return make_atoms(
+        {
+            "y": theta[:, 0],
+            "x": theta[:, 1],
+            "y_sd": sd[:, 0] * scale,
+            "x_sd": sd[:, 1] * scale,
+            "amplitude": theta[:, 2] * unit,
+            "amplitude_sd": sd[:, 2] * unit * scale,
+            "sigma": theta[:, 3],
+            "background": theta[:, 4] * unit + zero,
+            "score": score,
+            "chi2": fit.chi2,
+            "flag": flag,
+        }
+    )
+
+
+def _settled(atoms: pd.DataFrame, shape: tuple[int, int], config: DetectConfig) -> pd.DataFrame:
+    """Atoms inside the frame, each once; crowded ones flagged."""
+    assert config.spacing_px is not None and config.width_px is not None
+    position = atoms[["y", "x"]].to_numpy()
+    inside = ((position > -0.5) & (position < np.array(shape) - 0.5)).all(axis=1)
+    height = np.abs(atoms["amplitude"].to_numpy())
+    same, crowded = ~inside, np.zeros(len(atoms), bool)
+    pairs = cKDTree(position).query_pairs(0.4 * config.spacing_px, output_type="ndarray")
+    if len(pairs):
+        distance = np.hypot(*(position[pairs[:, 0]] - position[pairs[:, 1]]).T)
+        fainter = np.where(height[pairs[:, 0]] < height[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
+        crowded[fainter] = True
+        same[fainter[distance < 0.5 * config.width_px]] = True
+    flag = atoms["flag"].to_numpy() | np.where(crowded, int(Flag.CROWDED), 0)
+    kept = atoms.assign(flag=flag)[~same].reset_index(drop=True)
+    return kept.assign(atom_id=np.arange(len(kept), dtype="int64"))
