@@ -113,7 +113,7 @@ def _pick(sites: list[int], rng: Random) -> int | None:
 
 
 def exchange(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
-    """Si changes places with a bonded C."""
+    """Let Si change places with a bonded C."""
     near = bonded(now.crystal, site)
     there = _pick([s for s in near if now.plain(s) and now.alone(s, (site,))], rng)
     if there is None:
@@ -124,7 +124,7 @@ def exchange(now: Recorder, site: int, time: float, rng: Random) -> Entry | None
 
 
 def loss(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
-    """A C next to a Si is knocked out; the Si moves into the middle of the divacancy."""
+    """Knock out a C next to a Si; the Si moves into the middle of the divacancy."""
     near = bonded(now.crystal, site)
     there = _pick([s for s in near if now.plain(s) and now.alone(s, (site,))], rng)
     if there is None:
@@ -139,7 +139,7 @@ def loss(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
 
 
 def capture(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
-    """A C adatom fills the second half of the divacancy of a Si."""
+    """Fill the second half of the divacancy of a Si with a C adatom."""
     atom, species, _, defect, partner = now.now[site].item()
     new = now.next_atom
     now.next_atom += 1
@@ -149,7 +149,7 @@ def capture(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
 
 
 def hop(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
-    """A neighbour moves into a vacancy."""
+    """Move a neighbour into a vacancy."""
     near = bonded(now.crystal, site)
     there = _pick([s for s in near if now.plain(s) and now.alone(s, (site,))], rng)
     if there is None:
@@ -160,7 +160,7 @@ def hop(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
 
 
 def knock(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
-    """An atom is knocked out and leaves a vacancy."""
+    """Knock out an atom, which leaves a vacancy."""
     if not (now.plain(site) and now.alone(site)):
         return None
     lost = int(now.now[site]["atom"])
@@ -170,7 +170,7 @@ def knock(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
 
 
 def sulfur_loss(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
-    """One of the two S of a column is knocked out."""
+    """Knock out one of the two S of a column."""
     if not (now.plain(site) and now.alone(site)):
         return None
     column = int(now.now[site]["atom"])
@@ -181,7 +181,7 @@ def sulfur_loss(now: Recorder, site: int, time: float, rng: Random) -> Entry | N
 
 
 def sulfur_hop(now: Recorder, site: int, time: float, rng: Random) -> Entry | None:
-    """A S of a neighbouring full column moves into a half-empty one."""
+    """Move a S of a neighbouring full column into a half-empty one."""
     around = {t for s in bonded(now.crystal, site) for t in bonded(now.crystal, s)} - {site}
     there = _pick(sorted(s for s in around if now.plain(s)), rng)
     if there is None:
@@ -230,11 +230,15 @@ class Wall:
     def along(self, crystal: Crystal) -> Floats:
         """Distance of each site from the wall at time 0 along its normal, nm."""
         normal = self.direction + np.pi / 4
-        return crystal.x * np.cos(normal) - crystal.y * np.sin(normal)  # y is down
+        along: Floats = crystal.x * np.cos(normal) - crystal.y * np.sin(normal)  # y is down
+        return along
 
     def fraction(self, crystal: Crystal, time: float) -> Floats:
         """Share of the growing domain at each site, 0 to 1."""
-        return 0.5 * (1 - np.tanh((self.along(crystal) - self.speed * time) / self.width_nm))
+        share: Floats = 0.5 - 0.5 * np.tanh(
+            (self.along(crystal) - self.speed * time) / self.width_nm
+        )
+        return share
 
     def switches(self, crystal: Crystal, frames: int) -> list[tuple[float, int]]:
         """Time and site of every B column that the wall passes within a number of frames."""
@@ -288,7 +292,7 @@ class History:
         return now
 
     def moments(self, start: float, stop: float) -> list[float]:
-        """Times of changes with start < time < stop, each once."""
+        """Return the times of changes with start < time < stop, each once."""
         inside = (self.time > start) & (self.time < stop)
         return [float(t) for t in np.unique(self.time[inside])]
 
@@ -301,7 +305,7 @@ class History:
             y, x = y + dy, x + dx
         for site in np.flatnonzero(now["kind"] >= 0):
             outward = KINDS[KIND_NAMES[now["kind"][site]]].outward_nm / crystal.bond_nm
-            near = bonded(crystal, site)
+            near = bonded(crystal, int(site))
             y[near] += outward * (crystal.y[near] - crystal.y[site])
             x[near] += outward * (crystal.x[near] - crystal.x[site])
             partner = now["partner"][site]
@@ -370,7 +374,7 @@ def live(
 def _due(
     now: Recorder, rates: tuple[tuple[str, float], ...], area: float, rng: Random
 ) -> list[tuple[float, str, int]]:
-    """What is to be tried in this frame: time within it, event, defect (or site), by time."""
+    """List what to try in this frame, by time: time within it, event, defect (or site)."""
     due = []
     for name, rate in rates:
         _, kind, host = EVENTS[name]

@@ -31,7 +31,7 @@ EXPONENT = 1.7
 """Brightness goes with Z to this power (annular dark field, 1.6 to 1.7)."""
 
 GRAPHENE_BOND_NM = 0.142
-MOS2_BOND_NM = 0.316 / np.sqrt(3)  # projected Mo-S distance
+MOS2_BOND_NM = 0.316 / float(np.sqrt(3))  # projected Mo-S distance
 PEROVSKITE_CELL_NM = 0.399  # BaTiO3
 
 
@@ -134,7 +134,7 @@ def honeycomb(
     rotation: float = 0.0,
     origin_nm: tuple[float, float] = (0.0, 0.0),
 ) -> Crystal:
-    """Two triangular sublattices, each site bonded to three of the other: graphene, MoS2 from above.
+    """Two triangular sublattices, bonded to each other: graphene, MoS2 from above.
 
     Parameters
     ----------
@@ -156,8 +156,8 @@ def honeycomb(
     Examples
     --------
     >>> sheet = honeycomb(("C", "C"), 0.142, (2.0, 2.0))
-    >>> sheet.hosts, round(sum(sheet.per_cell) / sheet.cell_nm2, 1)
-    (('C', 'C'), 38.2)
+    >>> sheet.hosts, f"{sum(sheet.per_cell) / sheet.cell_nm2:.1f} atoms per nm2"
+    (('C', 'C'), '38.2 atoms per nm2')
     """
     rise, run = np.sqrt(3) / 2 * bond_nm, 1.5 * bond_nm
     y, x, sublattice = _tile(

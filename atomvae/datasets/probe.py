@@ -83,7 +83,7 @@ def probe_shape(preset: Preset, frame: int, seed: int) -> tuple[float, float, fl
 def draw(
     preset: Preset, spots: Spots, row_shift: Floats, inverse: tuple[float, float, float]
 ) -> Floats:
-    """Expected electrons of the atoms.
+    """Draw the expected electrons of the atoms.
 
     Parameters
     ----------
@@ -127,7 +127,8 @@ def _cores(
     value *= (spots.electrons * np.sqrt(determinant) / (2 * np.pi))[:, None, None]
     value *= scanned[:, :, None] & ((columns >= 0) & (columns < width))[:, None, :]
     flat = rows[:, :, None] * width + np.clip(columns, 0, width - 1)[:, None, :]
-    image = np.bincount(flat.ravel(), value.ravel(), minlength=height * width)
+    image = np.zeros(height * width)
+    image += np.bincount(flat.ravel(), value.ravel(), minlength=height * width)
     return image.reshape(shape)
 
 
@@ -175,4 +176,5 @@ def _waves(preset: Preset, offset_px: Floats, length_nm: float, seed: int, key: 
     rows, columns = (np.arange(n)[:, None] for n in preset.shape)
     along_y = np.exp(1j * ((rows - offset_px[0]) * number * np.sin(direction) + phase))
     along_x = np.exp(1j * (columns - offset_px[1]) * number * np.cos(direction))
-    return np.real(along_y @ along_x.T) * np.sqrt(2 / count)
+    waves: Floats = np.real(along_y @ along_x.T) * np.sqrt(2 / count)
+    return waves

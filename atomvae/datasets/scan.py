@@ -1,4 +1,4 @@
-"""How the beam sees the sample: drift, shear, row jitter, and the time at which a row is scanned."""
+"""How the beam sees the sample: drift, shear, row jitter, and when a row is scanned."""
 
 from dataclasses import dataclass
 
@@ -50,12 +50,13 @@ class Scan:
     @property
     def drift(self) -> Floats:
         """Content of each frame relative to frame 0, (frames, 2) px, in the middle of the frame."""
-        middle = 0.5 * (self.path[1:] + self.path[:-1])
-        return middle - middle[0]
+        middle: Floats = 0.5 * (self.path[1:] + self.path[:-1])
+        return np.subtract(middle, middle[0])
 
     def reach_px(self) -> Floats:
         """How far the sample moves at most along y and x, (2,)."""
-        return np.abs(self.path).max(axis=0)
+        reach: Floats = np.abs(self.path).max(axis=0)
+        return reach
 
     def row_shift(self, frame: int) -> Floats:
         """Shift along x of the content of each row of a frame in px, (rows,)."""
@@ -66,7 +67,8 @@ class Scan:
         phase = rng.uniform(0, 2 * np.pi)
         row_time = preset.frame_time_s / rows * np.arange(rows)
         hum = np.sin(2 * np.pi * MAINS_HZ * row_time + phase)
-        return preset.jitter_px * white + preset.hum_px * hum
+        shift: Floats = preset.jitter_px * white + preset.hum_px * hum
+        return shift
 
     def place(self, y_nm: Floats, x_nm: Floats, frame: int) -> tuple[Floats, Floats]:
         """Where sample positions lie in a frame, when their row is scanned, without row shifts.
@@ -113,7 +115,8 @@ class Scan:
         weight *= (rows >= 0) & (rows < len(shift))
         total = weight.sum(axis=1)
         mean = (weight * shift[np.clip(rows, 0, len(shift) - 1)]).sum(axis=1)
-        return x + mean / np.maximum(total, 1e-12)
+        seen: Floats = x + mean / np.maximum(total, 1e-12)
+        return seen
 
 
 def sample_px(y_nm: Floats, x_nm: Floats, preset: Preset) -> tuple[Floats, Floats]:

@@ -5,6 +5,7 @@ frames can be made in any order, on any worker, again and again with the same by
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -76,7 +77,7 @@ class Scene:
         scan = Scan.plan(preset, seed)
         view = (preset.shape[0] * preset.pixel_nm, preset.shape[1] * preset.pixel_nm)
         faults = abs(preset.shear) * preset.shape[0] / 2 + abs(preset.flyback_bend_px)
-        reach = (scan.reach_px() + [0, faults]) * preset.pixel_nm + MARGIN_NM
+        reach = (scan.reach_px() + np.array([0, faults])) * preset.pixel_nm + MARGIN_NM
         half = (view[0] / 2 + reach[0], view[1] / 2 + reach[1])
         crystal = _grow(preset, half, seed)
         first = settle(crystal, preset.defects, view, seed)
@@ -98,7 +99,7 @@ class Scene:
         return detect(expected, self.preset, rng)
 
     def expected(self, frame: int) -> Floats:
-        """Expected electrons per pixel of a frame, (rows, columns) float64, no row lost."""
+        """Return the expected electrons per pixel, (rows, columns) float64, no row lost."""
         preset = self.preset
         shape = probe_shape(preset, frame, self.seed)
         image = draw(preset, self._spots(frame), self.scan.row_shift(frame), shape)
@@ -109,7 +110,7 @@ class Scene:
         """Atoms in a frame; the columns are those of `Simulation.truth`."""
         edges = self._edges(frame)
         parts = []
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             part = self._atoms(frame, frame + start / self.preset.shape[0])
             part["scanned"] = (part["y"] >= start) & (part["y"] < stop)
             parts.append(part)
@@ -154,7 +155,7 @@ class Scene:
         unit = preset.dose * (1 - preset.background)
         unit /= self.history.crystal.brightness_per_nm2 * preset.pixel_nm**2
         columns: list[Floats] = []
-        for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        for start, stop in pairwise(edges):
             time = frame + max(start, 0.0) / preset.shape[0]
             now = self.history.at(time)
             y, x = self.scan.place(*self.history.positions(now, self._wall_time(frame)), frame)
@@ -194,13 +195,13 @@ class Scene:
                 "x": self.scan.seen(y, x, frame, core),
                 "y_sample": y_sample,
                 "x_sample": x_sample,
-                "species": pd.Categorical.from_codes(now["species"][sites], SPECIES_NAMES),
+                "species": _named(now["species"][sites], SPECIES_NAMES),
                 "site": sites,
                 "sublattice": crystal.sublattice[sites],
                 "n_bonds": (bonds >= 0).sum(axis=1),
                 **{f"bond_{k}": bonds[:, k] for k in range(bonds.shape[1])},
                 "defect": np.where(owner >= 0, now["defect"][center], -1),
-                "defect_kind": pd.Categorical.from_codes(kinds, KIND_NAMES),
+                "defect_kind": _named(kinds, KIND_NAMES),
                 "defect_angle": np.where(owner >= 0, self._defect_angles(now, center), np.nan),
                 "defect_order": np.where(owner >= 0, orders[kinds], 0),
                 "angle": angle,
@@ -212,9 +213,9 @@ class Scene:
         """Atoms bonded to the atom of each site, (n, 4), filled up with -1."""
         crystal = self.history.crystal
         links = crystal.neighbours.copy()
-        for site in np.flatnonzero(now["partner"] >= 0):  # a Si that stands for two sites
+        for site in np.flatnonzero(now["partner"] >= 0).tolist():  # a Si that stands for two sites
             partner = int(now["partner"][site])
-            mine = [s for s in bonded(crystal, site) if s != partner]
+            mine = [s for s in bonded(crystal, int(site)) if s != partner]
             others = [s for s in bonded(crystal, partner) if s != site]
             links[site, :] = (mine + others + [-1] * 4)[:4]
             for other in others:
@@ -226,7 +227,7 @@ class Scene:
         """Site of the defect that each site belongs to, as its centre or next to it; -1 if none."""
         owner = np.full(len(now), -1, dtype=np.int64)
         centers = np.flatnonzero(now["kind"] >= 0)
-        for site in centers:
+        for site in centers.tolist():
             owner[bonded(self.history.crystal, site)] = site
             if now["partner"][site] >= 0:
                 owner[bonded(self.history.crystal, int(now["partner"][site]))] = site
@@ -254,6 +255,11 @@ class Scene:
             angle[polar] = np.mod(np.arctan2(-dy, dx)[sites][polar], 2 * np.pi)
             order[polar] = 1
         return angle, order
+
+
+def _named(codes: Ints, names: tuple[str, ...]) -> pd.Categorical:
+    """Names of codes as a column of categories; -1 is missing."""
+    return pd.Categorical.from_codes(codes, categories=pd.Index(names))
 
 
 def _grow(preset: Preset, half_nm: tuple[float, float], seed: int) -> Crystal:

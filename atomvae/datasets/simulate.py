@@ -1,5 +1,6 @@
 """Simulated STEM movies with everything known about them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -179,7 +180,7 @@ class Simulation:
         return table
 
     def expected(self, frame: int) -> Floats:
-        """Expected electrons per pixel, before the detector and without lost rows.
+        """Return the expected electrons per pixel, before the detector, no row lost.
 
         Parameters
         ----------
@@ -240,7 +241,7 @@ class Simulation:
             "drift": self.drift,
         }  # fmt: skip
 
-    def _of_frames(self, make: Any) -> pd.DataFrame:
+    def _of_frames(self, make: Callable[[int], pd.DataFrame]) -> pd.DataFrame:
         """Tables of all frames below each other."""
         return pd.concat([make(t) for t in range(self.preset.frames)], ignore_index=True)
 
