@@ -226,7 +226,7 @@ def hue_circle(count: int = 64, lightness: float = 0.76, chroma: float = 0.122) 
     Examples
     --------
     >>> circle = hue_circle()
-    >>> bool(np.allclose(circle[0], circle[-1])) and bool((np.ptp(circle[:, :3], 0) > 0.25).all())
+    >>> bool(np.allclose(circle[0], circle[-1])) and bool((np.ptp(circle[:, :3], 0) > 0.2).all())
     True
     """
     hue = np.linspace(0, 2 * np.pi, count) + 0.35  # the reference direction is red
