@@ -261,5 +261,7 @@ def _factor(
         nearest = np.argmin(abs(ratios / best - 1), axis=1)
         ratio = ratios[np.arange(len(ratios)), nearest]
         used = abs(ratio / best - 1) < SAME_PLANE
-        best = np.exp(np.mean(np.log(ratio[used])))  # every direction counts the same
+        # One family, that of the strongest peak used, where every direction counts the same.
+        family = used & (nearest == nearest[np.argmax(used)])
+        best = np.exp(np.mean(np.log(ratio[family])))
     return float(best)
