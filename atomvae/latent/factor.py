@@ -1,0 +1,87 @@
+"""What every factor of the latent space offers, and the branches that a posterior enumerates.
+
+The posterior of an image is a mixture over *branches*: every turned copy of the patch that the
+encoder looks at, times every class. A branch has a probability and, for each continuous factor,
+a distribution of its own. All branches are decoded and averaged exactly, so the objective is a
+true bound and nothing discrete is ever sampled.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+
+@dataclass(frozen=True)
+class Branches:
+    """The discrete alternatives of a batch of posteriors.
+
+    Parameters
+    ----------
+    log_weight
+        (B, K) log probability of each branch; sums to one over K.
+    turn
+        (B, K) turn of the copy of the patch, radians, counter-clockwise.
+    label
+        (B, K) int64, class of the branch.
+
+    Examples
+    --------
+    >>> Branches.one(3).weight
+    tensor([[1.],
+            [1.],
+            [1.]])
+    """
+
+    log_weight: Tensor
+    turn: Tensor
+    label: Tensor
+
+    @property
+    def weight(self) -> Tensor:
+        """(B, K) probability of each branch."""
+        return self.log_weight.exp()
+
+    @classmethod
+    def one(cls, batch: int, dtype: torch.dtype = torch.float32) -> "Branches":
+        """Make the branches of a model that has nothing to enumerate: one per image."""
+        zero = torch.zeros(batch, 1, dtype=dtype)
+        return cls(zero, zero, zero.long())
+
+    def average(self, values: Tensor) -> Tensor:
+        """Average (B, K) values over the branches: (B,)."""
+        return (self.weight * values).sum(1)
+
+
+class Factor:
+    """One part of the latent space: settings without weights, so it is its own configuration.
+
+    A factor says how many numbers it needs for each branch (`n_params`), makes its posterior of
+    them, and knows the KL divergence to its prior. Content is fed to the decoder, a pose moves
+    the coordinates at which the decoder is evaluated. The parts are frozen dataclasses.
+    """
+
+    name: str
+    size: int
+
+    is_pose: ClassVar[bool] = False
+    chooses: ClassVar[bool] = False  # whether its first parameter is a logit of the branch
+
+    @property
+    def n_params(self) -> int:
+        """Numbers wanted from the encoder for each branch."""
+        raise NotImplementedError
+
+    def posterior(self, params: Tensor, branches: Branches) -> Distribution:
+        """Make the distribution of the value, event shape (size,), for params (B, K, n_params)."""
+        raise NotImplementedError
+
+    def kl(self, q: Distribution, branches: Branches) -> Tensor:
+        """Give the KL divergence to the prior, averaged over the branches: (B,) nats."""
+        raise NotImplementedError
+
+    def draw(self, q: Distribution) -> Tensor:
+        """Draw a differentiable value of each branch: (B, K, size)."""
+        return q.rsample()

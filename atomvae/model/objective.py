@@ -1,0 +1,89 @@
+"""From the terms of the bound to the number that is minimised.
+
+Every schedule is a fraction of the run, so it fits a run of any length.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from atomvae.settings import Settings
+
+
+class TermWeight(Settings):
+    """How one term of the bound enters the objective, other than with weight one.
+
+    Examples
+    --------
+    >>> TermWeight(term="z", weight=4.0).target(0.5) is None  # beta-VAE
+    True
+    >>> TermWeight(term="class", weight=30.0, capacity_nats=1.0).target(0.4)
+    0.5
+    """
+
+    term: str
+    """Name of a factor, or nll."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor on the term (beta), or on its distance from the capacity."""
+    capacity_nats: float | None = Field(default=None, ge=0)
+    """Draw the batch mean of the term to this many nats; None weighs the term itself."""
+    capacity_reached: float = Field(default=0.8, gt=0, le=1)
+    """Fraction of the run after which the capacity has risen from zero to its value."""
+
+    def target(self, fraction: float) -> float | None:
+        """Capacity in nats after a fraction of the run."""
+        if self.capacity_nats is None:
+            return None
+        return self.capacity_nats * min(1.0, fraction / self.capacity_reached)
+
+
+def objective(
+    terms: Mapping[str, Tensor], weights: Sequence[TermWeight], fraction: float
+) -> Tensor:
+    """Weigh and add the terms.
+
+    Parameters
+    ----------
+    terms
+        Each term by name, (B,) nats per patch.
+    weights
+        Those that are not simply added.
+    fraction
+        Of the run that is done, 0 to 1.
+
+    Returns
+    -------
+    Tensor
+        Scalar; with no weights, the negative evidence lower bound.
+
+    Examples
+    --------
+    >>> terms = {"nll": torch.tensor([3.0]), "z": torch.tensor([2.0])}
+    >>> float(objective(terms, [TermWeight(term="z", weight=4.0)], 0.0))
+    11.0
+    """
+    chosen = {weight.term: weight for weight in weights}
+    total = torch.zeros((), device=next(iter(terms.values())).device)
+    for name, term in terms.items():
+        mean = term.mean()
+        if (rule := chosen.get(name)) is not None:
+            target = rule.target(fraction)
+            mean = rule.weight * (mean if target is None else (mean - target).abs())
+        total = total + mean
+    return total
+
+
+def content_gate(fraction: float) -> float:
+    """Pose first, content later: the factor on the content after a fraction of the run.
+
+    An open content explains a turn by another picture before the angle is of use. So it is shut
+    for the first fifth of the run and open from its half.
+
+    Examples
+    --------
+    >>> [round(content_gate(f), 2) for f in (0.1, 0.35, 0.5, 1.0)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+    return min(1.0, max(0.0, (fraction - 0.2) / 0.3))
