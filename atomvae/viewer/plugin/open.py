@@ -119,16 +119,28 @@ def dress(viewer: "napari.Viewer", *, frame: int | None = None) -> None:
     if frame is not None and not 0 <= frame < count:
         raise InputError(f"there is no frame {frame}; the run has frames 0 to {count - 1}")
     viewer.theme = "dark"
+    viewer.dims.set_current_step(0, count // 2 if frame is None else frame)
+    annotate(viewer)
+    viewer.reset_view()
+
+
+def annotate(viewer: "napari.Viewer") -> None:
+    """Switch on the scale bar, and a caption that follows the slider and the layers.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        With our layers; calling it twice does no harm.
+    """
     viewer.scale_bar.visible = True
     viewer.scale_bar.font_size = 14
+    if not viewer.text_overlay.visible:
+        viewer.dims.events.current_step.connect(lambda: caption(viewer))
+        viewer.layers.events.connect(lambda: caption(viewer))
     viewer.text_overlay.font_size = 14
     viewer.text_overlay.position = "top_left"
     viewer.text_overlay.visible = True
-    viewer.dims.set_current_step(0, count // 2 if frame is None else frame)
-    viewer.dims.events.current_step.connect(lambda: caption(viewer))
-    viewer.layers.events.connect(lambda: caption(viewer))
     caption(viewer)
-    viewer.reset_view()
 
 
 def caption(viewer: "napari.ViewerModel") -> None:

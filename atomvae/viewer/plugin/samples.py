@@ -12,7 +12,7 @@ def si_graphene() -> list[LayerData]:
 
 def mos2() -> list[LayerData]:
     """Simulate a MoS2 monolayer in which vacancies appear."""
-    return simulated("mos2")
+    return simulated("mos2_vacancies")
 
 
 def perovskite() -> list[LayerData]:
