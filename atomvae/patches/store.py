@@ -1,7 +1,7 @@
 """Where patches live: a Zarr group whose shards are the unit of writing."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +237,7 @@ class PatchStore:
             )
         n, _, h, w = image.shape
         finite = np.isfinite(image)
-        mask = finite.all(1) if mask is None else np.asarray(mask, dtype=bool) & finite.all(1)
+        mask = np.ones((n, h, w), bool) if mask is None else np.asarray(mask, dtype=bool)
         patches = Patches(
             image=np.where(finite, image, np.float32(0)),
             mask=mask,
@@ -249,6 +249,7 @@ class PatchStore:
         for name, shape in (("mask", (n, h, w)), ("atom_id", (n,)), ("frame", (n,))):
             if (found := getattr(patches, name).shape) != shape:
                 raise InputError(f"{name} has shape {found}; {n} images need {shape}")
+        patches = replace(patches, mask=mask & finite.all(1))
         store = cls.create(path, PatchLayout(n, image.shape[1:], pixel_nm))
         for k in range(store.layout.n_shards):
             rows = store.layout.rows(k)
