@@ -11,6 +11,8 @@ from atomvae.atoms.noise import Noise
 
 _SURROUND = 1.6  # the filter is a Gaussian of the column's width minus one this much wider
 _LEAST_ELECTRONS = 0.05  # floor of the noise, electrons per px, where an image is empty
+_BACKGROUND = 0.995  # share of the maxima of a textured background that are turned down
+_FAINT = 0.35  # of the typical score: a column may be this faint beside the others
 _FALSE_PER_FRAME = 1.0  # noise maxima above the threshold that a frame may hold
 
 
@@ -118,24 +120,25 @@ def _vertex(
 
 
 def score_threshold(
-    peaks: NDArray[np.float64], pits: NDArray[np.float64], n_pixels: int, width_px: float
+    peaks: NDArray[np.float64], pits: NDArray[np.float64], from_noise: float, periodic: bool
 ) -> float:
     """Score above which a maximum is a column, judged from maxima and minima of the score.
 
-    Noise alone sets the expected highest of its maxima (Rice's formula). Two things correct it.
-    When maxima and minima look alike, the frame is mostly background: a textured background then
-    makes minima as deep as its false maxima are high, so columns must exceed the deepest. When
-    columns fill the frame, their scores and those of the noise between them are two heaps: the
-    valley between the heaps is the threshold.
+    Noise alone sets the height of the highest of its maxima. Two things correct it. Without a
+    lattice the frame is mostly background: a textured background makes minima as deep as its
+    false maxima are high, so columns must exceed the depth of nearly all of them. On a lattice
+    columns fill the frame; their scores and those of the noise between them are two heaps, and
+    the valley between the heaps is the threshold; without a second heap there is hardly any noise
+    between the columns, and a third of their typical score is enough.
 
     Parameters
     ----------
     peaks, pits
         Scores of the maxima and depths (positive) of the minima.
-    n_pixels
-        Valid pixels searched.
-    width_px
-        Column width, px.
+    from_noise
+        Score that noise alone rarely exceeds, see `noise_threshold`.
+    periodic
+        Whether the columns form a lattice.
 
     Returns
     -------
@@ -146,20 +149,39 @@ def score_threshold(
     --------
     >>> rng = np.random.default_rng(0)
     >>> noise, columns = np.abs(rng.normal(1.5, 0.5, 300)), rng.normal(9, 1, 1000)
-    >>> 2 < score_threshold(np.r_[noise, columns], np.full(900, 5.0), 10_000, 2.0) < 6.5
+    >>> 2 < score_threshold(np.r_[noise, columns], np.full(900, 5.0), 4.5, True) < 6.5
     True
     """
-    from_noise = noise_threshold(n_pixels, width_px)
     if len(peaks) < 20 or len(pits) < 20:
         return from_noise
-    if np.median(peaks) < 1.25 * np.median(pits):
-        return max(from_noise, float(np.quantile(pits, 0.999)))
-    valley = _valley(peaks, 1.5, 1.6 * from_noise)
-    return from_noise if valley is None else valley
+    if not periodic:
+        return max(from_noise, float(np.quantile(pits, _BACKGROUND)))
+    clear = peaks[peaks > from_noise]
+    faint = _FAINT * float(np.median(clear)) if clear.size else from_noise
+    valley = _valley(peaks, min(faint, from_noise), 1.6 * from_noise)
+    return min(faint, from_noise) if valley is None else valley
 
 
 def noise_threshold(n_pixels: int, width_px: float) -> float:
-    """Score that noise alone exceeds about once in a frame of that many pixels."""
+    """Score that noise alone exceeds about once in a frame, by Rice's count of maxima.
+
+    Parameters
+    ----------
+    n_pixels
+        Valid pixels searched.
+    width_px
+        Width of the filter, px.
+
+    Returns
+    -------
+    float
+        In standard deviations of the noise.
+
+    Examples
+    --------
+    >>> round(noise_threshold(512 * 512, 2.0), 1)
+    4.4
+    """
     resels = max(n_pixels / width_px**2 / (2 * np.pi) ** 1.5, 1.0)
     level = 4.0
     for _ in range(20):  # resels * t * exp(-t^2 / 2) = false maxima

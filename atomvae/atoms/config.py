@@ -8,13 +8,21 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from scipy.spatial import cKDTree
 
-from atomvae.atoms.candidates import Peaks, local_peaks, score_map, score_threshold
+from atomvae.atoms.candidates import (
+    Peaks,
+    local_peaks,
+    noise_threshold,
+    score_map,
+    score_threshold,
+)
 from atomvae.atoms.mask import clean_frame
 from atomvae.atoms.noise import Noise, estimate_noise
-from atomvae.atoms.scale import bright_columns, column_width
+from atomvae.atoms.scale import bright_columns, column_scale
 from atomvae.movie.movie import Movie
 from atomvae.settings import Settings
 
+_PERIODIC = 0.4  # crystals reach 0.5 to 1, textures 0.2
+_FILTER = 0.92  # of the width: a narrower filter tells close columns apart
 _SAMPLES = 5  # frames of a movie that are looked at
 
 
@@ -87,7 +95,7 @@ class DetectConfig(Settings):
         frames = [clean_frame(frame) for frame in _sample(source)]
         frames = [frame for frame in frames if frame[1].any()] or [_NOTHING]
         images, valid = [f[0] for f in frames], [f[1] for f in frames]
-        width = self.width_px or column_width(images, valid)
+        width, periodicity = column_scale(images, valid, self.width_px)
         polarity = self.polarity or _named_polarity(source)
         if polarity is None:
             polarity = "bright" if bright_columns(images, valid, width) else "dark"
@@ -102,7 +110,7 @@ class DetectConfig(Settings):
                 "noise_sd": noise.sd,
             }
         )
-        return found._with_threshold(images, valid)
+        return found._with_threshold(images, valid, periodicity > _PERIODIC)
 
     def noise_model(self) -> Noise:
         """Return the noise of a resolved config."""
@@ -117,7 +125,7 @@ class DetectConfig(Settings):
     def scores(self, image: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Signal to noise ratio of a column at each pixel (y, x), for a resolved config."""
         assert self.width_px is not None
-        return self.sign * score_map(image, valid, self.width_px, self.noise_model())
+        return self.sign * score_map(image, valid, _FILTER * self.width_px, self.noise_model())
 
     def _noise(
         self, images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]], width: float
@@ -132,21 +140,21 @@ class DetectConfig(Settings):
         return Noise(kind, gain, offset, found.sd if self.noise_sd is None else self.noise_sd)
 
     def _with_threshold(
-        self, images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]]
+        self, images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]], periodic: bool
     ) -> "DetectConfig":
         """Fill in threshold and spacing from the candidates of the frames."""
         assert self.width_px is not None
-        peaks, pits, n_pixels = [], [], 0
-        frames = []
-        for image, inside in zip(images, valid, strict=True):
-            score = self.scores(image, inside)
-            frames.append(local_peaks(score, inside, self.width_px))
-            peaks.append(frames[-1].score)
-            pits.append(local_peaks(-score, inside, self.width_px).score)
-            n_pixels += int(inside.sum())
-        threshold = self.threshold or score_threshold(
-            np.concatenate(peaks), np.concatenate(pits), n_pixels // len(images), self.width_px
-        )
+        scores = [self.scores(i, v) for i, v in zip(images, valid, strict=True)]
+        frames = [local_peaks(s, v, self.width_px) for s, v in zip(scores, valid, strict=True)]
+        threshold = self.threshold
+        if threshold is None:
+            pits = [local_peaks(-s, v, self.width_px) for s, v in zip(scores, valid, strict=True)]
+            threshold = score_threshold(
+                np.concatenate([peaks.score for peaks in frames]),
+                np.concatenate([pit.score for pit in pits]),
+                noise_threshold(int(np.mean([v.sum() for v in valid])), self.width_px),
+                periodic,
+            )
         spacing = self.spacing_px or _spacing(frames, threshold, self.width_px)
         return self.model_copy(update={"threshold": threshold, "spacing_px": spacing})
 

@@ -24,9 +24,8 @@ from atomvae.atoms.table import Flag, empty_atoms, make_atoms
 from atomvae.errors import InputError
 from atomvae.movie.movie import Movie
 
+_MISFIT = 1.5  # typical chi2 of a frame above which its noise is taken from the residual
 _TRUSTED = 3.0  # signal to noise ratio of a neighbour worth subtracting, and of a clean atom
-_WINDOW_WIDTHS = 2.3  # radius of the fit window in column widths ...
-_WINDOW_SPACINGS = 0.45  # ... and at most this share of the spacing
 _LEAST_SPREAD = 0.03  # of the width: the prior is never narrower
 _FRAMES_PER_TASK = 16
 
@@ -114,7 +113,7 @@ def detect_frame(frame: ArrayLike, config: DetectConfig | None = None) -> pd.Dat
     >>> expected = 5 + 80 * np.exp(-((y - 20.3) ** 2 + (x - 11.6) ** 2) / (2 * 2.0**2))
     >>> atoms = detect_frame(np.random.default_rng(0).poisson(expected))
     >>> atoms[["y", "x"]].round(1).to_numpy().tolist(), bool(0.02 < atoms["y_sd"][0] < 0.12)
-    ([[20.4, 11.5]], True)
+    ([[20.3, 11.6]], True)
     """
     config = config or DetectConfig()
     if config.detector not in DETECTORS:
@@ -172,7 +171,7 @@ def detect_atoms(movie: Movie, config: DetectConfig | None = None) -> pd.DataFra
     if not tables:
         return empty_atoms()
     atoms = pd.concat(tables, ignore_index=True)
-    return atoms.assign(atom_id=np.arange(len(atoms), dtype="int64"))
+    return make_atoms({name: atoms[name].to_numpy() for name in atoms if name != "atom_id"})
 
 
 def _detect_block(frames: NDArray[np.float32], first: int, config: DetectConfig) -> pd.DataFrame:
@@ -190,40 +189,61 @@ def _refined(
     image: Floats, valid: NDArray[np.bool_], found: pd.DataFrame, config: DetectConfig
 ) -> pd.DataFrame:
     """Atom table of the candidates, each fitted in its window with its neighbours' light."""
-    assert config.width_px is not None and config.spacing_px is not None
     noise = config.noise_model()
     unit, zero = (noise.gain, noise.offset) if noise.kind == "poisson" else (noise.sd, 0.0)
-    counts = (image - zero) / unit
-    y, x = found["y"].to_numpy(float), found["x"].to_numpy(float)
+    fit, start = _passes((image - zero) / unit, valid, found, config)
+    misfit = float(np.median(fit.chi2))
+    if noise.kind == "gaussian" and misfit > _MISFIT:
+        # The pixels are smoother than the columns are Gaussian: weigh them by the residual.
+        unit *= np.sqrt(misfit)
+        fit, start = _passes((image - zero) / unit, valid, found, config)
+    return _table(fit, start, unit, zero)
+
+
+def _passes(
+    counts: Floats, valid: NDArray[np.bool_], found: pd.DataFrame, config: DetectConfig
+) -> tuple[ColumnFit, Floats]:
+    """Fit with free widths, then with a prior of the width and the light of the neighbours."""
+    assert config.width_px is not None and config.spacing_px is not None and config.noise
+    y, x, score = (found[name].to_numpy(float) for name in ("y", "x", "score"))
     half = window_radius(config.width_px, config.spacing_px)
     windows = gather_windows(counts, valid, y, x, half)
     start = start_values(windows, y, x, config.width_px, config.sign)
-    fit = fit_columns(windows, start, noise.kind)
-    prior = width_prior(fit, config.width_px)
+    fit = fit_columns(windows, start, config.noise)
+    prior = width_prior(fit, score, config.width_px)
+    # With the neighbours' light known, the window may reach between them.
+    half = window_radius(prior.mean, config.spacing_px, widths=3.0, spacings=0.6)
+    windows = gather_windows(counts, valid, y, x, half)
     for _ in range(config.neighbour_passes):
         light = neighbour_light(fit.theta, _score(fit) > _TRUSTED, windows, half)
-        fit = fit_columns(windows, _restart(fit, start, prior), noise.kind, light, prior)
-    return _table(fit, start, unit, zero, config)
+        fit = fit_columns(windows, _restart(fit, start, prior), config.noise, light, prior)
+        prior = updated_prior(fit, prior)
+    return fit, start
 
 
-def window_radius(width_px: float, spacing_px: float) -> int:
-    """Radius of the fit window, px: 2.3 widths, kept off the neighbours, at least 2.
+def window_radius(
+    width_px: float, spacing_px: float, *, widths: float = 2.3, spacings: float = 0.45
+) -> int:
+    """Radius of the fit window, px: some widths, at most a share of the spacing, at least 2.
 
     Examples
     --------
     >>> window_radius(2.2, 11.4), window_radius(4.0, 12.1)
     (5, 5)
     """
-    return max(2, round(min(_WINDOW_WIDTHS * width_px, _WINDOW_SPACINGS * spacing_px)))
+    return max(2, round(min(widths * width_px, spacings * spacing_px)))
 
 
-def width_prior(fit: ColumnFit, width_px: float) -> WidthPrior:
+def width_prior(fit: ColumnFit, score: Floats, width_px: float) -> WidthPrior:
     """Prior of the width from the better half of a fit with free widths.
 
     Parameters
     ----------
     fit
         First pass.
+    score
+        (n,) by which the better half is chosen. Not that of the fit: at low dose the narrow fits
+        are the tall ones, so it would choose narrow columns.
     width_px
         Expected width, taken loosely when fewer than 8 columns can be used.
 
@@ -240,20 +260,56 @@ def width_prior(fit: ColumnFit, width_px: float) -> WidthPrior:
     ...     for a, b in zip(y, x))).astype(float)
     >>> windows = gather_windows(image, image >= 0, y, x, 7)
     >>> fit = fit_columns(windows, start_values(windows, y, x, 2.5, 1), "poisson")
-    >>> prior = width_prior(fit, 2.5)
+    >>> prior = width_prior(fit, np.ones(16), 2.5)
     >>> round(prior.mean, 1), round(prior.sd, 2)
     (3.0, 0.09)
     """
     usable = fit.converged & ~fit.at_bound & ~fit.cut
     if usable.sum() < 8:
         return WidthPrior(width_px, 0.3 * width_px)
-    score = np.where(usable, _score(fit), -np.inf)
-    better = usable & (score >= np.median(score[usable]))
+    better = usable & np.asarray(score >= np.median(score[usable]))
     sigma, sd = fit.theta[better, 3], fit.sd[better, 3]
     mean = float(np.median(sigma))
     robust = (1.4826 * float(np.median(np.abs(sigma - mean)))) ** 2
     spread = max(robust - float(np.median(sd)) ** 2, (_LEAST_SPREAD * mean) ** 2)
     return WidthPrior(mean, float(np.sqrt(spread)))
+
+
+def updated_prior(fit: ColumnFit, prior: WidthPrior) -> WidthPrior:
+    """Prior of the same spread, moved to where the pixels alone put the widths.
+
+    What the prior contributed to each fit is taken out again (empirical Bayes), so the median no
+    longer leans to the old mean.
+
+    Parameters
+    ----------
+    fit
+        A pass that used `prior`.
+    prior
+        That prior.
+
+    Returns
+    -------
+    WidthPrior
+        The same when fewer than 8 columns say anything about their width.
+
+    Examples
+    --------
+    >>> covariance = np.tile(np.eye(5) * 0.02, (9, 1, 1))  # pixels and prior say as much
+    >>> theta = np.tile([5.0, 5.0, 50.0, 2.1, 1.0], (9, 1))
+    >>> yes, no = np.full(9, True), np.full(9, False)
+    >>> fit = ColumnFit(theta, covariance, np.ones(9), yes, no, no)
+    >>> updated_prior(fit, WidthPrior(2.0, 0.2)).mean.__round__(3)
+    2.2
+    """
+    variance = fit.covariance[:, 3, 3]
+    told = variance < 0.98 * prior.sd**2
+    usable = fit.converged & ~fit.at_bound & ~fit.cut & told
+    if usable.sum() < 8:
+        return prior
+    share = 1 - variance[usable] / prior.sd**2  # of the information that comes from the pixels
+    alone = prior.mean + (fit.theta[usable, 3] - prior.mean) / share
+    return WidthPrior(float(np.median(alone)), prior.sd)
 
 
 def _score(fit: ColumnFit) -> Floats:
@@ -269,13 +325,11 @@ def _restart(fit: ColumnFit, start: Floats, prior: WidthPrior) -> Floats:
     return np.where((fit.converged & ~fit.at_bound)[:, None], fit.theta, anew)
 
 
-def _table(
-    fit: ColumnFit, start: Floats, unit: float, zero: float, config: DetectConfig
-) -> pd.DataFrame:
+def _table(fit: ColumnFit, start: Floats, unit: float, zero: float) -> pd.DataFrame:
     """Atom table of a fit, in file units, flagged."""
     sd, theta = fit.sd, fit.theta
-    # Where the noise model is only one number, the residual tells how far it can be trusted.
-    scale = np.sqrt(max(1.0, float(np.median(fit.chi2)))) if config.noise == "gaussian" else 1.0
+    # A typical chi2 above 1 tells how far the noise model falls short, and the errors with it.
+    scale = float(np.sqrt(max(1.0, np.median(fit.chi2))))
     moved = np.hypot(theta[:, 0] - start[:, 0], theta[:, 1] - start[:, 1])
     score = _score(fit) / scale
     flag = (
@@ -307,15 +361,15 @@ def _settled(atoms: pd.DataFrame, shape: tuple[int, int], config: DetectConfig) 
     """Atoms inside the frame, each once; crowded ones flagged."""
     assert config.spacing_px is not None and config.width_px is not None
     position = atoms[["y", "x"]].to_numpy()
-    inside = ((position > -0.5) & (position < np.array(shape) - 0.5)).all(axis=1)
+    inside = np.all((position > -0.5) & (position < np.array(shape) - 0.5), axis=1)
     height = np.abs(atoms["amplitude"].to_numpy())
-    same, crowded = ~inside, np.zeros(len(atoms), bool)
+    double, crowded = np.zeros(len(atoms), bool), np.zeros(len(atoms), bool)
     pairs = cKDTree(position).query_pairs(0.4 * config.spacing_px, output_type="ndarray")
     if len(pairs):
         distance = np.hypot(*(position[pairs[:, 0]] - position[pairs[:, 1]]).T)
         fainter = np.where(height[pairs[:, 0]] < height[pairs[:, 1]], pairs[:, 0], pairs[:, 1])
         crowded[fainter] = True
-        same[fainter[distance < 0.5 * config.width_px]] = True
+        double[fainter[distance < 0.5 * config.width_px]] = True
     flag = atoms["flag"].to_numpy() | np.where(crowded, int(Flag.CROWDED), 0)
-    kept = atoms.assign(flag=flag)[~same].reset_index(drop=True)
+    kept = atoms.assign(flag=flag)[inside & ~double].reset_index(drop=True)
     return kept.assign(atom_id=np.arange(len(kept), dtype="int64"))

@@ -338,11 +338,11 @@ def _fit_block(
 
 def _step(fisher: Floats, score: Floats, damping: Floats) -> Floats:
     """Damped Fisher scoring step, capped in position and width."""
-    diagonal = np.diagonal(fisher, axis1=1, axis2=2)
+    diagonal: Floats = np.diagonal(fisher, axis1=1, axis2=2)
     damped = fisher + np.eye(5) * (damping[:, None] * diagonal + 1e-12)[:, None, :]
     step: Floats = np.linalg.solve(damped, score[:, :, None])[:, :, 0]
-    step[:, :2] = np.clip(step[:, :2], -0.7, 0.7)
-    step[:, 3] = np.clip(step[:, 3], -0.4, 0.4)
+    np.clip(step[:, :2], -0.7, 0.7, out=step[:, :2])
+    np.clip(step[:, 3], -0.4, 0.4, out=step[:, 3])
     return step
 
 
@@ -350,8 +350,9 @@ def _inverse(fisher: Floats) -> Floats:
     """Covariances; a parameter that the pixels say nothing about gets a huge variance."""
     scale = np.sqrt(np.maximum(np.diagonal(fisher, axis1=1, axis2=2), 1e-12))
     correlation = fisher / (scale[:, :, None] * scale[:, None, :])
-    inverse: Floats = np.linalg.inv(correlation + 1e-10 * np.eye(5))
-    return inverse / (scale[:, :, None] * scale[:, None, :])
+    inverse = np.linalg.inv(correlation + 1e-10 * np.eye(5))
+    covariance: Floats = inverse / (scale[:, :, None] * scale[:, None, :])
+    return covariance
 
 
 def _chi2(batch: _Batch, theta: Floats) -> Floats:

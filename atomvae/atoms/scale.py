@@ -1,5 +1,7 @@
 """Width and polarity of the columns, read off an image."""
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage, optimize
@@ -8,14 +10,28 @@ from atomvae.atoms.mask import local_mean
 
 _FALLBACK_PX = 2.0  # width when an image shows nothing to measure
 _NARROWEST, _WIDEST = 0.7, 30.0  # px
+_REACH = 64  # px, largest lag
+_RING = np.rint(np.hypot(*np.mgrid[-_REACH : _REACH + 1, -_REACH : _REACH + 1])).astype(int)
 
 
-def column_width(images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]]) -> float:
-    """Width of the columns from the central peak of the autocorrelation.
+class Scale(NamedTuple):
+    """Width of the columns (px), and how periodic they are: 0 not at all, about 1 a crystal."""
+
+    width_px: float
+    periodicity: float
+
+
+def column_scale(
+    images: list[NDArray[np.float64]],
+    valid: list[NDArray[np.bool_]],
+    width_px: float | None = None,
+) -> Scale:
+    """Width and periodicity of the columns from the autocorrelation.
 
     The autocorrelation of Gaussian columns of width s falls as exp(-r^2 / 4 s^2) around its
     centre; the noise adds a spike at r = 0 only, which is left out. A slow background is removed
-    first, over a length that follows the width found.
+    first, over a length that follows the width found. The highest value away from the centre,
+    relative to the centre, is the periodicity.
 
     Parameters
     ----------
@@ -23,68 +39,73 @@ def column_width(images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_
         Frames (y, x), finite float64; their autocorrelations are averaged.
     valid
         bool (y, x) per frame.
+    width_px
+        The width if known, px.
 
     Returns
     -------
-    float
-        Gaussian sigma, px; 2.0 when the images are constant or too small to tell.
+    Scale
+        Width 2.0 and periodicity 0 when the images are constant or too small to tell. Where
+        columns overlap (spacing below four widths) the width comes out too small.
 
     Examples
     --------
     >>> y, x = np.mgrid[:64, :64] % 16 - 8.0
     >>> image = np.exp(-(y**2 + x**2) / (2 * 2.5**2))
-    >>> abs(column_width([image], [image > -1]) - 2.5) < 0.2
-    True
+    >>> scale = column_scale([image], [image > -1])
+    >>> abs(scale.width_px - 2.5) < 0.3, bool(scale.periodicity > 0.8)
+    (True, True)
     """
-    width = _FALLBACK_PX
+    width = width_px or _FALLBACK_PX
     for _ in range(3):
         blur = max(10.0, 3.0 * width)
-        profile = np.mean([_autocorrelation(i, v, blur) for i, v in zip(images, valid, strict=True)], axis=0)
-        found = _central_width(profile)
-        if found is None:
-            return width
-        if abs(found - width) < 0.05 * width:
-            return found
+        maps = [_autocorrelation(i, v, blur) for i, v in zip(images, valid, strict=True)]
+        correlation = np.mean(maps, axis=0)
+        profile = ndimage.mean(correlation, _RING, np.arange(_REACH + 1))
+        centre = _central_peak(profile[np.isfinite(profile)])
+        if centre is None:
+            return Scale(width, 0.0)
+        found, height, end = centre
+        outside = correlation[(end < _RING) & np.isfinite(correlation)]
+        scale = Scale(width_px or found, float(outside.max(initial=0.0) / height))
+        if width_px or abs(found - width) < 0.05 * width:
+            return scale
         width = found
-    return width
+    return scale
 
 
 def _autocorrelation(
     image: NDArray[np.float64], valid: NDArray[np.bool_], blur: float
 ) -> NDArray[np.float64]:
-    """Autocorrelation by ring of lag, zero-lag first, up to a quarter of the frame."""
+    """Autocorrelation at lags up to `_REACH`; NaN beyond a quarter of the frame."""
     rest = np.where(valid, image - local_mean(image, valid, blur), 0.0)
-    power = np.abs(np.fft.rfft2(rest)) ** 2
-    correlation = np.fft.irfft2(power, s=rest.shape) / rest.size
-    reach = max(2, min(64, min(rest.shape) // 4))
+    correlation = np.fft.irfft2(np.abs(np.fft.rfft2(rest)) ** 2, s=rest.shape) / rest.size
+    reach = max(2, min(_REACH, min(rest.shape) // 4))
     lag = np.arange(-reach, reach + 1)
-    ring = np.rint(np.hypot(lag[:, None], lag[None, :])).astype(int)
-    cut = correlation[np.ix_(lag % rest.shape[0], lag % rest.shape[1])]
-    profile: NDArray[np.float64] = ndimage.mean(cut, ring, np.arange(reach + 1))
-    padded = np.full(65, np.nan)
-    padded[: reach + 1] = profile
+    padded = np.full(_RING.shape, np.nan)
+    inside = slice(_REACH - reach, _REACH + reach + 1)
+    padded[inside, inside] = correlation[np.ix_(lag % rest.shape[0], lag % rest.shape[1])]
     return padded
 
 
-def _central_width(padded: NDArray[np.float64]) -> float | None:
-    """Gaussian width of the central peak without lag 0; None when there is no peak."""
-    profile = padded[np.isfinite(padded)]
+def _central_peak(profile: NDArray[np.float64]) -> tuple[float, float, int] | None:
+    """Width, height without noise, and end of the central peak; None when there is none."""
     rising = np.flatnonzero(np.diff(profile[1:]) >= 0)
     end = int(rising[0]) + 1 if rising.size else len(profile) - 1
-    height = profile[1] - profile[end]
-    if end < 3 or height <= 1e-9 * max(abs(profile[0]), 1e-300):
+    depth = profile[1] - profile[end]
+    if end < 3 or depth <= 1e-9 * max(abs(profile[0]), 1e-300):
         return None
-    lag, value = np.arange(1, end + 1), (profile[1 : end + 1] - profile[end]) / height
+    lag, value = np.arange(1, end + 1), (profile[1 : end + 1] - profile[end]) / depth
 
     def misfit(p: NDArray[np.float64]) -> NDArray[np.float64]:
-        residual: NDArray[np.float64] = (
-            p[0] * np.exp(-((lag / p[1]) ** 2) / 4) + p[2] - value
-        ) * np.sqrt(lag)
+        model = p[0] * np.exp(-((lag / p[1]) ** 2) / 4) + p[2]
+        residual: NDArray[np.float64] = (model - value) * np.sqrt(lag)  # a ring holds 2 pi r px
         return residual
 
     bounds = ([0.1, _NARROWEST, -1.0], [10.0, _WIDEST, 0.5])
-    start = np.clip([1.0, end / 3.0, 0.0], *bounds)
-    return float(optimize.least_squares(misfit, start, bounds=bounds).x[1])
+    fit = optimize.least_squares(misfit, np.clip([1.0, end / 3.0, 0.0], *bounds), bounds=bounds).x
+    height = (fit[0] + fit[2]) * depth + profile[end]
+    return float(fit[1]), float(max(height, depth)), end
 
 
 def bright_columns(
