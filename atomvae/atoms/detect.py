@@ -371,5 +371,5 @@ def _settled(atoms: pd.DataFrame, shape: tuple[int, int], config: DetectConfig) 
         crowded[fainter] = True
         double[fainter[distance < 0.5 * config.width_px]] = True
     flag = atoms["flag"].to_numpy() | np.where(crowded, int(Flag.CROWDED), 0)
-    kept = atoms.assign(flag=flag)[inside & ~double].reset_index(drop=True)
-    return kept.assign(atom_id=np.arange(len(kept), dtype="int64"))
+    kept = atoms.assign(flag=flag)[inside & ~double]
+    return make_atoms({name: kept[name].to_numpy() for name in kept if name != "atom_id"})

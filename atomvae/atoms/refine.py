@@ -340,7 +340,7 @@ def _step(fisher: Floats, score: Floats, damping: Floats) -> Floats:
     """Damped Fisher scoring step, capped in position and width."""
     diagonal: Floats = np.diagonal(fisher, axis1=1, axis2=2)
     damped = fisher + np.eye(5) * (damping[:, None] * diagonal + 1e-12)[:, None, :]
-    step: Floats = np.linalg.solve(damped, score[:, :, None])[:, :, 0]
+    step: Floats = np.linalg.solve(damped, score[:, :, None])[:, :, 0].astype(np.float64)
     np.clip(step[:, :2], -0.7, 0.7, out=step[:, :2])
     np.clip(step[:, 3], -0.4, 0.4, out=step[:, 3])
     return step
