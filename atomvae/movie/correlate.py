@@ -84,17 +84,17 @@ class Candidates:
         ``(dy, dx)`` in pixels of the binned frame.
     score : ndarray, shape (n,)
         Normalised correlation, at most 1.
-    evidence, landmark : ndarray, shape (n,)
-        Log likelihood ratio against no relation at all, of the frames and of their landmarks; it
-        grows with the overlap, so that of equal matches the one of the smaller shift is better.
+    doubt, landmark_doubt : ndarray, shape (n,)
+        Negative log likelihood that the match is as good as the best one but for noise, of the
+        frames and of their landmarks.
     sd : ndarray, shape (n,)
         Expected error of the shift by noise, per axis.
     """
 
     shift: Array
     score: Array
-    evidence: Array
-    landmark: Array
+    doubt: Array
+    landmark_doubt: Array
     sd: Array
 
     def __len__(self) -> int:
@@ -107,7 +107,7 @@ def padded(shape: tuple[int, ...], reach: int) -> tuple[int, int]:
     Examples
     --------
     >>> padded((256, 250), 64)
-    (320, 315)
+    (320, 320)
     """
     rows, columns = (int(fft.next_fast_len(n + reach, real=True)) for n in shape)
     return rows, columns
@@ -177,17 +177,21 @@ def candidates(
     # A wave of period p is placed to p / (2 pi SNR); without a lattice, a blob of that width.
     period = (scale.lattice or 4 * scale.smooth) / (2 * np.pi)
     sd = period * np.sqrt(1 - best**2) / (best * np.sqrt(count[here]))
-    landmark = np.zeros(len(places))
+    landmark_doubt = np.zeros(len(places))
     if landmarks:
         marks, few = correlation(a.landmark, b.landmark, scale)
-        landmark = _evidence(np.nan_to_num(marks[here]), few[here])
-    return Candidates(shift, best, _evidence(best, count[here]), landmark, sd)
+        landmark_doubt = _doubt(np.nan_to_num(marks[here]), few[here])
+    return Candidates(shift, best, _doubt(best, count[here]), landmark_doubt, sd)
 
 
-def _evidence(score: Array, count: Array) -> Array:
-    """Log likelihood ratio of a correlation among so many pixels, against none."""
-    evidence: Array = -count / 2 * np.log1p(-(np.clip(score, 0, 0.999) ** 2))
-    return evidence
+def _doubt(score: Array, count: Array) -> Array:
+    """Negative log likelihood that correlations differ from the best by chance.
+
+    The inverse hyperbolic tangent of a correlation of n pairs has the variance 1 / n (Fisher).
+    """
+    level = np.arctanh(np.clip(score, 0, 0.999))
+    doubt: Array = count * (level.max() - level) ** 2 / 4
+    return doubt
 
 
 def _refine(score: Array, y: int, x: int) -> Array:

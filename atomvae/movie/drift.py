@@ -24,7 +24,6 @@ COLUMNS = ["frame", "dy", "dx", "sd", "ambiguous", "score"]
 LAGS = (2, 4)  # further pairs, so that the errors of the neighbours do not add up
 BINNED_SIDE = 512  # px; larger frames are binned, as long as the lattice stays resolved
 BINNED_SPACING = 10.0  # px
-TEMPER = 0.25  # systematic errors are larger than noise: evidence counts by this power
 LOST = 1e3  # px; error of a shift that nothing is known about
 
 
@@ -89,7 +88,7 @@ def estimate_drift(movie: Movie, config: DriftConfig | None = None) -> pd.DataFr
     neighbours = [found[t, t + 1] for t in range(n - 1)]
     length = scale.lattice or 8 * scale.smooth
     spread = config.velocity_spread_px / factor if config.velocity_spread_px else length / 3
-    steps = _steps(neighbours, _times(movie), config.landmark_weight)
+    steps = _steps(neighbours, _times(movie), config.landmark_weight, length)
     chosen, margin = choose_path(steps, spread, apart=length / 2)
     path = np.array([step.shift[k] for step, k in zip(steps, chosen, strict=True)])
     pairs, shifts, sds = _on_path(found, np.vstack([np.zeros(2), path.cumsum(axis=0)]), length)
@@ -170,17 +169,19 @@ def _on_path(
     return np.array(pairs), np.array(shifts), np.array(sds)
 
 
-def _steps(found: list[Candidates], times: npt.NDArray[Any], landmarks: float) -> list[Step]:
-    """Turn evidence into costs; a pair without a match may have moved or not."""
+def _steps(found: list[Candidates], times: Array, landmarks: float, length: float) -> list[Step]:
+    """Add up what speaks against each shift; a pair without a match may have moved or not.
+
+    Of equal matches the smaller shift is more likely: drift beyond a spacing is rare.
+    """
     steps = []
     for possible, time in zip(found, times, strict=True):
         if len(possible) == 0:
             steps.append(Step(np.zeros((1, 2)), np.zeros(1), float(time)))
             continue
-        cost = np.zeros(len(possible))
-        for evidence, weight in ((possible.evidence, 1.0), (possible.landmark, landmarks)):
-            lacking = TEMPER * (evidence.max() - evidence)
-            cost += weight * np.minimum(lacking, SUREST)
+        cost = np.minimum(possible.doubt, SUREST)
+        cost += landmarks * np.minimum(possible.landmark_doubt, SUREST)
+        cost += np.minimum((possible.shift**2).sum(axis=1) / (2 * time * length**2), SUREST)
         steps.append(Step(possible.shift, cost, float(time)))
     return steps
 

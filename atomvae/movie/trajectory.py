@@ -60,7 +60,7 @@ def choose_path(
     >>> choose_path(steps, spread=2.0, apart=5.0)[0].tolist()
     [0, 0]
     """
-    forward = [steps[0].cost + _bend(steps[0].shift / steps[0].time, 2 * spread)]
+    forward = [steps[0].cost]
     for before, step in pairwise(steps):
         forward.append(step.cost + (forward[-1][:, None] + _turn(before, step, spread)).min(axis=0))
     backward = [np.zeros(len(steps[-1].cost))]
@@ -82,11 +82,6 @@ def choose_path(
 def _turn(before: Step, after: Step, spread: float) -> Array:
     """Cost of each change of velocity, (before, after)."""
     change = after.shift[None] / after.time - before.shift[:, None] / before.time
-    return _bend(change, spread)
-
-
-def _bend(change: Array, spread: float) -> Array:
-    """Cost of a change of velocity (..., 2), bounded."""
     cost: Array = np.minimum((change**2).sum(axis=-1) / (2 * spread**2), SUREST)
     return cost
 
