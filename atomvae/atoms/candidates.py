@@ -158,7 +158,7 @@ def score_threshold(
         return max(from_noise, float(np.quantile(pits, _BACKGROUND)))
     clear = peaks[peaks > from_noise]
     faint = _FAINT * float(np.median(clear)) if clear.size else from_noise
-    valley = _valley(peaks, min(faint, from_noise), 1.6 * from_noise)
+    valley = _valley(peaks, min(faint, from_noise), from_noise)
     return min(faint, from_noise) if valley is None else valley
 
 

@@ -15,7 +15,7 @@ from atomvae.atoms.candidates import (
     score_map,
     score_threshold,
 )
-from atomvae.atoms.mask import clean_frame
+from atomvae.atoms.mask import clean_frame, contaminated
 from atomvae.atoms.noise import Noise, estimate_noise
 from atomvae.atoms.scale import bright_columns, column_scale
 from atomvae.movie.movie import Movie
@@ -53,8 +53,8 @@ class DetectConfig(Settings):
     threshold: float | None = Field(None, gt=0, allow_inf_nan=False)
     """Least signal to noise ratio of a candidate, in the matched filter; from the noise, the
     texture of the background, or the gap between columns and noise."""
-    contamination: Literal["mask", "keep"] = "mask"
-    """Whether regions of bright contamination are left out or searched like the rest."""
+    contamination: Literal["mask", "keep"] | None = None
+    """Whether bright contamination is left out or searched like the rest; masked on a lattice."""
     joint: Literal["auto", "on", "off"] = "auto"
     """Joint fit of overlapping columns; auto: when the spacing is below four widths."""
     lattice: Literal["auto", "on", "off"] = "auto"
@@ -96,6 +96,7 @@ class DetectConfig(Settings):
         frames = [frame for frame in frames if frame[1].any()] or [_NOTHING]
         images, valid = [f[0] for f in frames], [f[1] for f in frames]
         width, periodicity = column_scale(images, valid, self.width_px)
+        periodic = periodicity > _PERIODIC
         polarity = self.polarity or _named_polarity(source)
         if polarity is None:
             polarity = "bright" if bright_columns(images, valid, width) else "dark"
@@ -108,9 +109,10 @@ class DetectConfig(Settings):
                 "gain": noise.gain,
                 "offset": noise.offset,
                 "noise_sd": noise.sd,
+                "contamination": self.contamination or ("mask" if periodic else "keep"),
             }
         )
-        return found._with_threshold(images, valid, periodicity > _PERIODIC)
+        return found._with_threshold(images, valid, periodic)
 
     def noise_model(self) -> Noise:
         """Return the noise of a resolved config."""
@@ -123,9 +125,15 @@ class DetectConfig(Settings):
         return -1 if self.polarity == "dark" else 1
 
     def scores(self, image: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """Signal to noise ratio of a column at each pixel (y, x), for a resolved config."""
+        """Return the signal to noise ratio of a column at each pixel, for a resolved config."""
         assert self.width_px is not None
         return self.sign * score_map(image, valid, _FILTER * self.width_px, self.noise_model())
+
+    def usable(self, image: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return the pixels (y, x) to search, for a resolved config."""
+        if self.contamination != "mask" or self.width_px is None:
+            return valid
+        return valid & ~contaminated(self.sign * image, valid, self.width_px)
 
     def _noise(
         self, images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]], width: float
@@ -144,6 +152,7 @@ class DetectConfig(Settings):
     ) -> "DetectConfig":
         """Fill in threshold and spacing from the candidates of the frames."""
         assert self.width_px is not None
+        valid = [self.usable(i, v) for i, v in zip(images, valid, strict=True)]
         scores = [self.scores(i, v) for i, v in zip(images, valid, strict=True)]
         frames = [local_peaks(s, v, self.width_px) for s, v in zip(scores, valid, strict=True)]
         threshold = self.threshold
@@ -161,6 +170,7 @@ class DetectConfig(Settings):
 
 _FROM_DATA = (
     "width_px", "spacing_px", "polarity", "noise", "gain", "offset", "noise_sd", "threshold",
+    "contamination",
 )  # fmt: skip
 _NOTHING = (np.zeros((1, 1)), np.ones((1, 1), bool))
 

@@ -122,6 +122,7 @@ def detect_frame(frame: ArrayLike, config: DetectConfig | None = None) -> pd.Dat
     if not valid.any() or np.ptp(image[valid]) == 0:
         return empty_atoms()
     config = config.resolve(np.where(valid, image, np.nan))
+    valid = config.usable(image, valid)
     found = DETECTORS[config.detector](image, valid, config)
     if found.empty:
         return empty_atoms()

@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from atomvae.errors import InputError
 
-COARSE_WIDTHS = 4.0  # contamination is looked for at this many column widths and coarser
+_CORE, _RIM = 6.0, 3.0  # column widths over which contamination is averaged: to find, to outline
+_CORE_EXCESS, _RIM_EXCESS = 1.5, 1.0  # above the typical level, in swings of the lattice
 
 
 def clean_frame(frame: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -90,3 +91,50 @@ def _blur(image: NDArray[np.float64], sigma: float) -> NDArray[np.float64]:
         image, sigma, mode="nearest", truncate=3.0
     )
     return blurred
+
+
+def contaminated(
+    image: NDArray[np.float64], valid: NDArray[np.bool_], width_px: float
+) -> NDArray[np.bool_]:
+    """Find bright amorphous contamination on a lattice.
+
+    Averaged over several columns, contamination is brighter than the frame's median by more than
+    the lattice swings between its columns and its holes. A few heavy atoms are not. It is
+    outlined where a finer average falls back to one swing.
+
+    Parameters
+    ----------
+    image
+        (y, x) float64, finite, of a lattice that fills most of the frame; columns bright.
+    valid
+        bool (y, x).
+    width_px
+        Column width, px.
+
+    Returns
+    -------
+    numpy.ndarray
+        bool (y, x), True where the frame is contaminated.
+
+    Examples
+    --------
+    >>> y, x = np.mgrid[:128, :128]
+    >>> image = np.cos(y / 2) + np.cos(x / 2) + 20 * ((y < 50) & (x < 50))
+    >>> found = contaminated(image, image > -9, 2.5)
+    >>> bool(found[:40, :40].all()), bool(found[70:, 70:].any())
+    (True, False)
+    """
+    step = max(1, round(width_px))
+    fine = local_mean(image, valid, width_px)[::step, ::step]  # nothing finer is left to lose
+    seen = valid[::step, ::step]
+    rim, core = (local_mean(fine, seen, k * width_px / step) for k in (_RIM, _CORE))
+    low, high = np.quantile((fine - rim)[seen], [0.1, 0.9]) if seen.any() else (0.0, 0.0)
+    level = np.median(core[seen]) if seen.any() else 0.0
+    outline, _ = ndimage.label(rim - level > _RIM_EXCESS * (high - low))
+    hit = np.unique(outline[(core - level > _CORE_EXCESS * (high - low)) & (high > low)])
+    found = np.isin(outline, hit[hit > 0])
+    rows, columns = (
+        np.minimum(np.arange(n) // step, m - 1)
+        for n, m in zip(image.shape, found.shape, strict=True)
+    )
+    return found[np.ix_(rows, columns)]
