@@ -42,6 +42,8 @@ class DetectConfig(Settings):
     polarity: Literal["bright", "dark"] | None = None
     """Whether columns are bright or dark (annular bright field); from the file's signal name, else
     from the skewness of the image."""
+    crystal: bool | None = None
+    """Whether the columns form a lattice that fills the frame; from the autocorrelation."""
     noise: Literal["poisson", "gaussian"] | None = None
     """Likelihood of a pixel: poisson when variance against mean is a line, else gaussian."""
     gain: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -54,7 +56,7 @@ class DetectConfig(Settings):
     """Least signal to noise ratio of a candidate, in the matched filter; from the noise, the
     texture of the background, or the gap between columns and noise."""
     contamination: Literal["mask", "keep"] | None = None
-    """Whether bright contamination is left out or searched like the rest; masked on a lattice."""
+    """Whether bright contamination is left out or searched like the rest; masked in a crystal."""
     joint: Literal["auto", "on", "off"] = "auto"
     """Joint fit of overlapping columns; auto: when the spacing is below four widths."""
     lattice: Literal["auto", "on", "off"] = "auto"
@@ -96,7 +98,7 @@ class DetectConfig(Settings):
         frames = [frame for frame in frames if frame[1].any()] or [_NOTHING]
         images, valid = [f[0] for f in frames], [f[1] for f in frames]
         width, periodicity = column_scale(images, valid, self.width_px)
-        periodic = periodicity > _PERIODIC
+        crystal = periodicity > _PERIODIC if self.crystal is None else self.crystal
         polarity = self.polarity or _named_polarity(source)
         if polarity is None:
             polarity = "bright" if bright_columns(images, valid, width) else "dark"
@@ -109,10 +111,11 @@ class DetectConfig(Settings):
                 "gain": noise.gain,
                 "offset": noise.offset,
                 "noise_sd": noise.sd,
-                "contamination": self.contamination or ("mask" if periodic else "keep"),
+                "contamination": self.contamination or ("mask" if crystal else "keep"),
+                "crystal": crystal,
             }
         )
-        return found._with_threshold(images, valid, periodic)
+        return found._with_threshold(images, valid)
 
     def noise_model(self) -> Noise:
         """Return the noise of a resolved config."""
@@ -148,7 +151,7 @@ class DetectConfig(Settings):
         return Noise(kind, gain, offset, found.sd if self.noise_sd is None else self.noise_sd)
 
     def _with_threshold(
-        self, images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]], periodic: bool
+        self, images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]]
     ) -> "DetectConfig":
         """Fill in threshold and spacing from the candidates of the frames."""
         assert self.width_px is not None
@@ -162,7 +165,7 @@ class DetectConfig(Settings):
                 np.concatenate([peaks.score for peaks in frames]),
                 np.concatenate([pit.score for pit in pits]),
                 noise_threshold(int(np.mean([v.sum() for v in valid])), self.width_px),
-                periodic,
+                bool(self.crystal),
             )
         spacing = self.spacing_px or _spacing(frames, threshold, self.width_px)
         return self.model_copy(update={"threshold": threshold, "spacing_px": spacing})
@@ -170,7 +173,7 @@ class DetectConfig(Settings):
 
 _FROM_DATA = (
     "width_px", "spacing_px", "polarity", "noise", "gain", "offset", "noise_sd", "threshold",
-    "contamination",
+    "crystal", "contamination",
 )  # fmt: skip
 _NOTHING = (np.zeros((1, 1)), np.ones((1, 1), bool))
 

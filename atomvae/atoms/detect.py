@@ -212,9 +212,9 @@ def _passes(
     start = start_values(windows, y, x, config.width_px, config.sign)
     fit = fit_columns(windows, start, config.noise)
     prior = width_prior(fit, score, config.width_px)
-    # With the neighbours' light known, the window may reach between them.
-    half = window_radius(prior.mean, config.spacing_px, widths=3.0, spacings=0.6)
-    windows = gather_windows(counts, valid, y, x, half)
+    if config.crystal:  # its neighbours are known: the window may reach between them
+        half = window_radius(prior.mean, config.spacing_px, widths=3.0, spacings=0.6)
+        windows = gather_windows(counts, valid, y, x, half)
     for _ in range(config.neighbour_passes):
         light = neighbour_light(fit.theta, _score(fit) > _TRUSTED, windows, half)
         fit = fit_columns(windows, _restart(fit, start, prior), config.noise, light, prior)
