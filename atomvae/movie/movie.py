@@ -87,8 +87,8 @@ def check_frames(shape: Sequence[int], dtype: npt.DTypeLike, what: str = "the mo
     kind = np.dtype(dtype)
     if kind.kind not in "biuf":
         reason = {
-            "c": "complex: save its modulus",
-            "O": "Python objects, which are never unpickled",
+            "c": "save the modulus",
+            "O": "Python objects are never unpickled",
         }
         raise InputError(
             f"{what} has dtype {kind}; expected real numbers"

@@ -8,8 +8,23 @@ NANOMETRES = {"fm": 1e-6, "pm": 1e-3, "a": 0.1, "å": 0.1, "nm": 1.0, "um": 1e3,
 NANOMETRES |= {"cm": 1e7, "m": 1e9}
 SECONDS = {"ps": 1e-12, "ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
 PREFIXES = {"pico": "p", "nano": "n", "micro": "u", "milli": "m", "centi": "c", "femto": "f"}
-WORDS = {"angstrom": "å", "ångström": "å", "ångstrom": "å", "micron": "um", "meter": "m"}
-WORDS |= {"metre": "m", "sec": "s", "second": "s", "minute": "min", "hour": "h", "hr": "h"}
+WORDS = {
+    "angstrom": "å",
+    "ångström": "å",
+    "ångstrom": "å",
+    "micron": "um",
+    "microns": "um",
+    "meter": "m",
+}
+WORDS |= {
+    "metre": "m",
+    "microns": "um",
+    "sec": "s",
+    "second": "s",
+    "minute": "min",
+    "hour": "h",
+    "hr": "h",
+}
 
 
 def symbol(unit: object) -> str:

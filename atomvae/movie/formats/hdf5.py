@@ -69,7 +69,7 @@ def _images(file: h5py.File) -> dict[str, tuple[int, ...]]:
         if isinstance(node, h5py.Dataset) and node.dtype.kind in "iufc":
             shape = tuple(n for n in node.shape if n != 1)
             if "Position_Indices" in node.attrs or (
-                len(shape) in (2, 3, 4) and min(shape[-2:]) >= SMALLEST
+                len(shape) in (2, 3, 4) and sorted(shape)[-2] >= SMALLEST
             ):
                 found[name] = tuple(int(n) for n in node.shape)
 

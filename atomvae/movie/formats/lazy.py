@@ -2,6 +2,7 @@
 
 import lzma
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from atomvae.movie.movie import check_frames, frames_per_block
 # What libraries raise when a file is cut off, damaged or not what its ending says.
 UNREADABLE = (
     OSError, ValueError, KeyError, IndexError, EOFError, RuntimeError, TypeError, AttributeError,
-    struct.error, zlib.error, lzma.LZMAError,
+    struct.error, zlib.error, lzma.LZMAError, zipfile.BadZipFile,
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """TIFF: multi-page, ImageJ and OME, with the calibrations that microscopes leave in them."""
 
+import struct
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from functools import partial
@@ -50,15 +51,26 @@ def _role(letter: str) -> str:
 
 
 def _check_length(tif: tifffile.TiffFile, path: Path) -> None:
-    """Refuse a file whose last page points beyond its end."""
+    """Refuse a file that ends before its last page, or before the page that should follow it."""
     size = tif.filehandle.size
+    needed = [_next_page(tif)]
     for page in (tif.pages[0], tif.pages[-1]):
-        ends = [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
-        if max(ends, default=0) > size:
-            raise InputError(
-                f"{path} is cut off: it has {size} bytes and its pages need {max(ends)}; copy it "
-                "again"
-            )
+        needed += [o + n for o, n in zip(page.dataoffsets, page.databytecounts, strict=True)]
+    if max(needed) > size:
+        raise InputError(
+            f"{path} is cut off: it has {size} bytes and its pages need {max(needed)}; copy it "
+            "again"
+        )
+
+
+def _next_page(tif: tifffile.TiffFile) -> int:
+    """Where the page after the last one lies; 0 in a complete file."""
+    file, form = tif.filehandle, tif.tiff
+    file.seek(tif.pages[-1].offset)
+    (tags,) = struct.unpack(form.tagnoformat, file.read(form.tagnosize))
+    file.seek(tags * form.tagsize, 1)
+    (offset,) = struct.unpack(form.offsetformat, file.read(form.offsetsize))
+    return int(offset)
 
 
 def _loader(path: Path, number: int, series: tifffile.TiffPageSeries, layout: Layout) -> Any:

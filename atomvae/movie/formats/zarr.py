@@ -75,7 +75,7 @@ def _images(group: Any, prefix: str = "") -> dict[str, tuple[str, list[Axis]]]:
         return {name: image for name, image in found.items() if image[1]}
     for name, array in group.arrays():
         flat = [n for n in array.shape if n != 1]
-        if len(flat) in (2, 3, 4) and array.dtype.kind in "biufc" and min(flat[-2:]) >= 8:
+        if len(flat) in (2, 3, 4) and array.dtype.kind in "biufc" and sorted(flat)[-2] >= 8:
             found[f"{prefix}{name}"] = (f"{prefix}{name}", [])
     return found
 
