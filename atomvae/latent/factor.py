@@ -23,7 +23,8 @@ class Branches:
     log_weight
         (B, K) log probability of each branch; sums to one over K.
     turn
-        (B, K) turn of the copy of the patch, radians, counter-clockwise.
+        (B, K) angle of the frame of the branch, radians, counter-clockwise: of the copy of the
+        patch, or of the motif once its angle is known.
     label
         (B, K) int64, class of the branch.
 

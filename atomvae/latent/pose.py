@@ -76,8 +76,9 @@ class Pose(Factor):
 class Shift(NormalFactor, Pose):
     """Shift of the motif in the patch, (y, x), in half sides of the patch, prior N(0, sigma).
 
-    The posterior is isotropic (one sd for both axes), so that it keeps its form when the copy of
-    the patch in which it was found is turned back.
+    The encoder gives the mean in the frame of the motif. There a motif that is drawn off its
+    centre is a constant, which `Model.recentre` removes, and not one that turns with the angle.
+    The posterior is isotropic (one sd for both axes), so it keeps its form in every frame.
 
     Examples
     --------
@@ -97,7 +98,7 @@ class Shift(NormalFactor, Pose):
         return 3
 
     def posterior(self, params: Tensor, branches: Branches) -> Distribution:
-        """Make an isotropic normal of params (B, K, 3), turned from the copy back to the patch."""
+        """Make an isotropic normal of params (B, K, 3), turned from the motif to the patch."""
         mean = (turn_matrix(branches.turn) @ params[..., :2, None])[..., 0]
         return self.normal(mean, params[..., 2:])
 

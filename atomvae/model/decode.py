@@ -76,17 +76,17 @@ def decode(
     grid = pixel_grid(h, w).to(device, dtype) * (max(h, w) / max(model.shape[1:]))
     assert inverse is not None
     coords = grid @ inverse[:, :2, :2].transpose(1, 2) + inverse[:, None, :2, 2]
-    parts, column = [], 0
+    values, column = {}, 0
     for f in model.content:
         if isinstance(f, Categorical):
             kind = torch.as_tensor(np.broadcast_to(label, (n,)).copy(), device=device).long()
             if kind.min() < 0 or kind.max() >= f.size:
                 raise InputError(f"label is {kind.tolist()}, expected 0 to {f.size - 1}")
-            parts.append(torch.nn.functional.one_hot(kind, f.size).to(dtype))
+            values[f.name] = torch.nn.functional.one_hot(kind, f.size).to(dtype)
         else:
-            parts.append(content[:, column : column + f.size])
+            values[f.name] = content[:, column : column + f.size]
             column += f.size
-    mean = model.decoder(torch.cat(parts, 1), coords)  # (n, h w, c)
+    mean = model.draw_motif(values, coords)  # (n, h w, c)
     image = (mean.double() * model.scale + model.offset).float()
     array: NDArray[np.float32] = image.transpose(1, 2).reshape(n, -1, h, w).cpu().numpy()
     return array[:, 0] if array.shape[1] == 1 else array

@@ -1,14 +1,14 @@
 """One model for the whole family: a product of latent factors, an encoder, a decoder, a noise."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from atomvae.errors import InputError
-from atomvae.latent import Angle, Branches, Categorical, Factor, Pose
+from atomvae.latent import Angle, Branches, Categorical, Factor, Pose, Shift
 from atomvae.latent.pose import to_motif, turn_matrix
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.networks import Shape, pixel_grid, sample_image
@@ -72,6 +72,7 @@ class Model(nn.Module):
     turns: Tensor
     labels: Tensor
     copy_grid: Tensor
+    centre: Tensor
     trained: Tensor
 
     def __init__(
@@ -87,16 +88,16 @@ class Model(nn.Module):
         self.content = [f for f in self.latent if not f.is_pose]
         self.poses = [f for f in self.latent if isinstance(f, Pose)]
         self._check()
-        angle = next((f for f in self.latent if isinstance(f, Angle)), None)
+        self.angle = next((f for f in self.latent if isinstance(f, Angle)), None)
         self.classes = next((f.size for f in self.latent if isinstance(f, Categorical)), 1)
-        turns = torch.tensor(angle.turns if angle else [0.0])
+        turns = torch.tensor(self.angle.turns if self.angle else [0.0])
         self.copies = len(turns)
         c, h, w = self.shape
         grid = pixel_grid(h, w)
         inside = grid.norm(dim=1) <= min(h, w) / max(h, w)
         self.register_buffer("grid", grid, persistent=False)  # (D, 2)
         # What leaves the frame on turning can't be compared: the patch is its inscribed disc.
-        self.register_buffer("field", inside | (angle is None), persistent=False)  # (D,)
+        self.register_buffer("field", inside | (self.angle is None), persistent=False)  # (D,)
         copies = torch.einsum("jab,db->jda", turn_matrix(turns), grid).view(-1, h, w, 2)
         self.register_buffer("copy_grid", copies, persistent=False)  # (J, h, w, 2)
         self.register_buffer("turns", turns.repeat_interleave(self.classes), persistent=False)
@@ -104,6 +105,7 @@ class Model(nn.Module):
         self.register_buffer("labels", labels, persistent=False)
         self.register_buffer("offset", torch.zeros(c, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(c, dtype=torch.float64))
+        self.register_buffer("centre", torch.zeros(self.classes, 2))  # of the motif, half sides
         self.register_buffer("trained", torch.tensor(False))
         width = int(encoder.width)  # type: ignore[arg-type]
         self.heads = nn.ModuleDict(  # law 1: a head per factor, nobody slices
@@ -160,9 +162,15 @@ class Model(nn.Module):
                 for n, p in params.items()
             }
         branches = Branches(logit.log_softmax(1), turn, label)
-        return Posterior(
-            branches, {f.name: f.posterior(params[f.name], branches) for f in self.latent}
-        )
+        q: dict[str, Distribution] = {}
+        if self.angle is not None:  # the other factors are told of the angle of the motif
+            name = self.angle.name
+            q[name] = self.angle.posterior(params[name], branches)
+            branches = replace(branches, turn=q[name].mean[..., 0])
+        for f in self.latent:
+            if f is not self.angle:
+                q[f.name] = f.posterior(params[f.name], branches)
+        return Posterior(branches, q)
 
     def _turned(self, image: Tensor) -> Tensor:
         """Make copies (B J, c, h, w) of the images, each turned back by one of the angles."""
@@ -203,15 +211,48 @@ class Model(nn.Module):
 
         `z` holds the value of each factor, (N, size); `gate` scales the content.
         """
-        if self.content:
-            content = torch.cat([z[f.name] for f in self.content], -1) * gate  # law 2
-        else:
-            content = coords.new_zeros(len(coords), 0)
         inverse = to_motif(self.poses, z)  # law 3
         if inverse is not None:
             coords = coords @ inverse[:, :2, :2].transpose(1, 2) + inverse[:, None, :2, 2]
-        mean: Tensor = self.decoder(content, coords)
+        return self.draw_motif(z, coords, gate)
+
+    def draw_motif(self, z: dict[str, Tensor], coords: Tensor, gate: float = 1.0) -> Tensor:
+        """Give the mean image (N, P, c) at coordinates (N, P, 2) of the motif.
+
+        Only the content among the values `z` (N, size) is looked at.
+        """
+        values = [z[f.name] for f in self.content]
+        content = torch.cat(values, -1) * gate if values else coords.new_zeros(len(coords), 0)
+        centre = self.centre[:1]
+        for f in self.content:
+            centre = z[f.name] @ self.centre if isinstance(f, Categorical) else centre
+        mean: Tensor = self.decoder(content, coords - centre[:, None])  # law 2
         return mean
+
+    @torch.no_grad()
+    def recentre(self, image: Tensor) -> None:
+        """Put the motif where the shifts of these images average to zero.
+
+        A motif that is drawn off its centre and shifts that undo this give the same images, but
+        then the shifts turn with the angle. This moves the common part of the shifts into the
+        decoder: the images stay as they are, the prior of the shift fits better.
+        """
+        shift = next((f for f in self.latent if isinstance(f, Shift)), None)
+        if shift is None:
+            return
+        b, k = len(image), self.n_branches
+        mean = self.heads[shift.name](self.encoder(self._turned(image))).view(b, k, -1)[..., :2]
+        branches = self.infer(image).branches
+        head = self.heads[shift.name]
+        assert isinstance(head, nn.Linear)
+        bias = head.bias.view(self.classes, -1)
+        for label in range(self.classes):
+            weight = branches.weight * (branches.label == label)
+            mass = weight.sum()
+            if mass > 1e-3 * b:
+                offset = (weight[..., None] * mean).sum((0, 1)) / mass
+                bias[label, :2] -= offset
+                self.centre[label] += shift.sigma * offset
 
     def bound(
         self,

@@ -137,6 +137,10 @@ class CoordinateDecoder(nn.Module):
     skip
         Add h0, the linear map of position and content, to the output of every layer again
         (skip-rVAE), so that content reaches all layers undiminished.
+    waves
+        Number of plane waves of the position that are offered to the first layer beside the
+        position itself, in all directions, up to half the Nyquist frequency: with them a
+        lattice is learnt in a tenth of the steps, and what a turn can't alias stays smooth.
 
     Notes
     -----
@@ -150,16 +154,33 @@ class CoordinateDecoder(nn.Module):
     torch.Size([5, 7, 1])
     """
 
+    wave: Tensor
     pointwise: ClassVar[bool] = True  # a pixel costs nothing unless it is asked for
 
     def __init__(
-        self, shape: Shape, content: int, width: int = 128, depth: int = 2, skip: bool = False
+        self,
+        shape: Shape,
+        content: int,
+        width: int = 128,
+        depth: int = 2,
+        skip: bool = False,
+        waves: int = 32,
     ) -> None:
         super().__init__()
         self.shape, self.content = shape, content
-        self.settings: dict[str, Any] = {"width": width, "depth": depth, "skip": skip}
+        self.settings: dict[str, Any] = {
+            "width": width,
+            "depth": depth,
+            "skip": skip,
+            "waves": waves,
+        }
         self.skip = skip
-        self.position = nn.Linear(2, width)
+        k = torch.arange(waves) + 0.5
+        number = math.pi / 4 * max(shape[1:]) * k / waves  # rad per unit, up to Nyquist / 2
+        turn = k * math.pi * (3 - math.sqrt(5))  # a spiral: all directions alike
+        wave = torch.stack([number * turn.cos(), number * turn.sin()])
+        self.register_buffer("wave", wave, persistent=False)  # (2, waves)
+        self.position = nn.Linear(2 + 2 * waves, width)
         self.z = nn.Linear(content, width, bias=False) if content else None
         self.layers = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
         self.out = nn.Linear(width, shape[0])
@@ -168,7 +189,9 @@ class CoordinateDecoder(nn.Module):
 
     def forward(self, content: Tensor, coords: Tensor) -> Tensor:
         """(N, content), (N, P, 2) -> (N, P, channels)."""
-        h0 = self.position(coords)  # (N, P, width)
+        phase = coords @ self.wave
+        features = torch.cat([coords, phase.sin(), phase.cos()], -1)
+        h0 = self.position(features)  # (N, P, width)
         if self.z is not None:
             h0 = h0 + self.z(content)[:, None]
         h = h0 if self.skip else h0.tanh()

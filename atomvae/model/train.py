@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 STEPS = 1000  # of a default run: enough for content and pose of a few thousand patches
 CHECK = 100  # steps between looks at whether the loss is finite
-SCORED = 256  # held-out patches that are scored after each epoch
+SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
 Report = Callable[[dict[str, float]], None]
 
@@ -136,7 +136,8 @@ class _Run:
         model.to(self.device).train()
         self.rows, held = split_rows(images, config.held_out, config.seed)
         judged = held if len(held) else self.rows
-        self.judged = judged[np.linspace(0, len(judged) - 1, min(len(judged), SCORED)).astype(int)]
+        scored = min(len(judged), max(SCORED[0], min(SCORED[1], len(images) // 40)))
+        self.judged = judged[np.linspace(0, len(judged) - 1, scored).astype(int)]
         self.steps = math.ceil(len(self.rows) / self.batch)
         self.total = self.epochs * self.steps
         pixels, mask = normalise(images, model.offset, model.scale)
@@ -156,12 +157,11 @@ class _Run:
         return min(everything, self.config.keep_branches or everything)
 
     def terms(
-        self, rows: NDArray[np.int64], fraction: float, pixels: int | None
+        self, rows: NDArray[np.int64], fraction: float, keep: int, pixels: int | None
     ) -> dict[str, Tensor]:
         """Terms of the bound of some patches."""
         index = torch.from_numpy(rows).to(self.device)
         mask = None if self.mask is None else self.mask[index]
-        keep = self.branches(fraction)
         return self.model.bound(
             self.pixels[index], mask, pixels=pixels, gate=self.gate(fraction), keep=keep
         )
@@ -180,7 +180,7 @@ class _Run:
         if getattr(self.model.decoder, "pointwise", False):
             pixels = max(1, round((self.config.pixels or 1) / k))
         with seeded(self.device, self.config.seed, 3, state.step):
-            terms = self.terms(rows, fraction, pixels)
+            terms = self.terms(rows, fraction, k, pixels)
         loss = objective(terms, self.config.weights, fraction)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -195,9 +195,15 @@ class _Run:
         for start in range(0, len(self.judged), 64):
             rows = self.judged[start : start + 64]
             with seeded(self.device, self.config.seed, 4, start):
-                terms = self.terms(rows, fraction, None)
+                terms = self.terms(rows, fraction, 2, None)
             total -= sum(float(t.sum()) for t in terms.values())
         return total / len(self.judged)
+
+    def recentre(self) -> None:
+        """Keep the motif in the middle, judged by patches spread over the training rows."""
+        chosen = self.rows[:: max(1, len(self.rows) // SCORED[1])]
+        image = self.pixels[torch.from_numpy(chosen).to(self.device)]
+        self.model.recentre(image)
 
     def fingerprint(self) -> dict[str, Any]:
         """Say what must be the same for a checkpoint to be continued."""
@@ -361,6 +367,7 @@ def _loop(
 def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
     """Judge the model, keep it if it is the best, and add a row to the history."""
     fraction = state.step / run.total
+    run.recentre()
     score = run.judge(fraction)
     if run.gate(fraction) == 1.0 and (score > state.best or not best):
         state.best = score
