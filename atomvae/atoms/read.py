@@ -46,7 +46,7 @@ class OrderTest(NamedTuple):
 def read_atoms(
     path: str | Path, movie: Movie | None = None, order: Order | None = None
 ) -> pd.DataFrame:
-    """Read atom positions from a file and check the order of their coordinates on the image.
+    r"""Read atom positions from a file and check the order of their coordinates on the image.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def read_atoms(
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = Path(folder) / "labels.csv"
-    ...     _ = path.write_text("X,Y\\n14,1\\n43,7\\n")
+    ...     _ = path.write_text("X,Y\n14,1\n43,7\n")
     ...     read_atoms(path)[["y", "x"]].to_numpy().tolist()
     [[1.0, 14.0], [7.0, 43.0]]
     """
@@ -195,7 +195,8 @@ def _text(path: Path) -> pd.DataFrame:
     if first.isna().any():
         names = table.iloc[0].fillna("").str.strip().tolist()
         table = table.iloc[1:].set_axis(names, axis=1)
-    return table.apply(lambda column: pd.to_numeric(column)).reset_index(drop=True)
+    numbers = {column: pd.to_numeric(table[column]).to_numpy() for column in table}
+    return pd.DataFrame(numbers)
 
 
 def _npy(path: Path) -> pd.DataFrame:
