@@ -15,7 +15,13 @@ from atomvae.viewer.plugin.reader import get_reader, run_layers
 from atomvae.viewer.plugin.samples import mos2, perovskite, si_graphene
 from atomvae.viewer.plugin.writer import points_table, write_points
 
-# napari may use a Qt that is there; these tests must not need one.
+
+@pytest.fixture(autouse=True)
+def plugin():
+    """The installed plugins; a bare ViewerModel does not look for them, a window does."""
+    import npe2
+
+    npe2.PluginManager.instance().discover()
 
 
 def test_run_opens_in_napari_without_a_window(run_path, table, movie):

@@ -38,6 +38,11 @@ class Child:
             start_new_session=True,  # so that its workers can be stopped with it
         )
 
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid
+
     def reports(self) -> Iterator[dict[str, Any]]:
         """Yield what the child says, until it ends.
 

@@ -17,7 +17,7 @@ class ColorWidget(QWidget):
         Any viewer, also an empty one.
     """
 
-    def __init__(self, viewer: "napari.Viewer") -> None:
+    def __init__(self, viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self._viewer = viewer
         self.column = QComboBox()
@@ -30,6 +30,7 @@ class ColorWidget(QWidget):
         viewer.layers.events.inserted.connect(self.refresh)
         viewer.layers.events.removed.connect(self.refresh)
         viewer.layers.selection.events.active.connect(self.refresh)
+        self.destroyed.connect(lambda: self._closed())
         self.refresh()
 
     def layer(self) -> "napari.layers.Points | None":
@@ -58,8 +59,14 @@ class ColorWidget(QWidget):
         if layer is None:
             return
         recolor(layer, column)
-        if self._viewer.text_overlay.visible:
+        if self._viewer.canvas.overlays.text.visible:
             caption(self._viewer)
+
+    def _closed(self) -> None:
+        """Hear no more of the viewer."""
+        self._viewer.layers.events.inserted.disconnect(self.refresh)
+        self._viewer.layers.events.removed.disconnect(self.refresh)
+        self._viewer.layers.selection.events.active.disconnect(self.refresh)
 
 
 def recolor(layer: "napari.layers.Points", column: str) -> None:
@@ -75,8 +82,8 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
     from atomvae.viewer.colors import color_scale
 
     scale = color_scale(layer.features[column])
+    layer.face_color_mode = "direct"  # else the new values meet the map of the old column
     layer.features = layer.features.assign(**{column: scale.values})
-    # The colour follows the column first; its map and limits must fit a column that is mapped.
     for name, value in scale.settings("face", column).items():
         setattr(layer, name, value)
     about = layer.metadata.get("atomvae", {})

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import napari
 
 XVFB = 'xvfb-run -a -s "-screen 0 1600x1000x24"'
+HIDDEN = ("offscreen", "minimal", "vnc")  # Qt's platforms that draw no OpenGL
 MARGIN = 240  # px at the sides of a picture, for the legends
 FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
 
@@ -78,7 +79,7 @@ def open_viewer(title: str) -> "napari.Viewer":
     napari.Viewer
     """
     platform = os.environ.get("QT_QPA_PLATFORM", "")
-    if platform in ("offscreen", "minimal", "vnc"):
+    if platform in HIDDEN:
         raise InputError(
             f"QT_QPA_PLATFORM is {platform!r}, where Qt draws no OpenGL; unset it and use a "
             f"screen, or start the command with {XVFB}"
@@ -132,14 +133,14 @@ def annotate(viewer: "napari.Viewer") -> None:
     viewer : napari.Viewer
         With our layers; calling it twice does no harm.
     """
-    viewer.scale_bar.visible = True
-    viewer.scale_bar.font_size = 14
-    if not viewer.text_overlay.visible:
+    viewer.canvas.overlays.scale_bar.visible = True
+    viewer.canvas.overlays.scale_bar.font_size = 14
+    if not viewer.canvas.overlays.text.visible:
         viewer.dims.events.current_step.connect(lambda: caption(viewer))
         viewer.layers.events.connect(lambda: caption(viewer))
-    viewer.text_overlay.font_size = 14
-    viewer.text_overlay.position = "top_left"
-    viewer.text_overlay.visible = True
+    viewer.canvas.overlays.text.font_size = 14
+    viewer.canvas.overlays.text.position = "top_left"
+    viewer.canvas.overlays.text.visible = True
     caption(viewer)
 
 
@@ -159,11 +160,11 @@ def caption(viewer: "napari.ViewerModel") -> None:
             lines[0] += f"   {step * layer.scale[0]:.4g} s"
         if layer.visible and about.get("shows"):
             lines.append(f"{layer.name}: {about['shows']}")
-        bar = getattr(layer, "face_colorbar", None)  # since napari 0.9
+        bar = getattr(layer, "face_colorbar", None)
         if bar is not None:
             bar.font_size, bar.size = 12, (22, 220)
             bar.visible = layer.visible and about.get("colors") in ("continuous", "cyclic")
-    viewer.text_overlay.text = "\n".join(lines)
+    viewer.canvas.overlays.text.text = "\n".join(lines)
 
 
 def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
@@ -186,8 +187,8 @@ def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
     width, height = size
     low, high = viewer.layers.extent.world[:, -2:]
     extent = high - low
-    viewer.camera.center = tuple((low + high) / 2)
-    viewer.camera.zoom = 0.96 * min(height / extent[0], (width - 2 * MARGIN) / extent[1])
+    viewer.scene.camera.center = tuple((low + high) / 2)
+    viewer.scene.camera.zoom = 0.96 * min(height / extent[0], (width - 2 * MARGIN) / extent[1])
     picture = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)
     if picture[..., :3].std() < FLAT:
         raise InputError(

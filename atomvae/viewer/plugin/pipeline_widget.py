@@ -45,10 +45,10 @@ class PipelineWidget(QWidget):
         Any viewer, also an empty one.
     """
 
-    def __init__(self, viewer: "napari.Viewer") -> None:
+    def __init__(self, viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self._viewer = viewer
-        self._child: Any = None
+        self.child: Any = None  # the process that runs
         self._worker: Any = None
         self._source: Any = None  # the open layer that is analysed
         self.movie = QComboBox()
@@ -70,7 +70,7 @@ class PipelineWidget(QWidget):
         self.movie.currentTextChanged.connect(self._movie_changed)
         viewer.layers.events.inserted.connect(self.refresh)
         viewer.layers.events.removed.connect(self.refresh)
-        self.destroyed.connect(lambda: self._child and self._child.cancel())
+        self.destroyed.connect(lambda: self._closed())
         self.refresh()
         self._busy(False)
 
@@ -164,8 +164,7 @@ class PipelineWidget(QWidget):
         self.status.setText("starting")
         worker = create_worker(self._work, self._source, file, settings, out, _start_thread=False)
         worker.yielded.connect(self._show)
-        worker.errored.connect(self._failed)
-        worker.finished.connect(lambda: self._busy(False))
+        worker.finished.connect(self._idle)
         self._worker = worker
         worker.start()
 
@@ -177,19 +176,25 @@ class PipelineWidget(QWidget):
 
         from atomvae.viewer.plugin.child import Child
 
-        movie = _movie_file(layer, file, out)
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", movie.stem).strip("_.-") or "movie"
-        path = out / f"{name}.yaml"
-        plain = {"name": name, "movie": str(movie)} | settings
-        path.write_text(yaml.safe_dump(plain, sort_keys=False))
-        yield {"command": f"atomvae run {path} --out {out}"}
-        self._child = Child(path, out)
-        yield from self._child.reports()
+        try:
+            movie = _movie_file(layer, file, out)
+            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", movie.stem).strip("_.-") or "movie"
+            path = out / f"{name}.yaml"
+            plain = {"name": name, "movie": str(movie)} | settings
+            path.write_text(yaml.safe_dump(plain, sort_keys=False))
+            yield {"command": f"atomvae run {path} --out {out}"}
+            self.child = Child(path, out)
+            yield from self.child.reports()
+        except (InputError, OSError, RuntimeError) as error:
+            # Not left to the worker: the user reads it in the form, not in a traceback.
+            yield {"error": str(error)}
 
     def _show(self, report: dict[str, Any]) -> None:
         """Show a report of the child; open the run when it is the last."""
         if "command" in report:
             self.status.setText(f"the same from a terminal:\n{report['command']}")
+        elif "error" in report:
+            self.status.setText(report["error"])
         elif "run" in report:
             self.bar.setValue(1000)
             self.status.setText(f"done: {report['run']}")
@@ -213,15 +218,22 @@ class PipelineWidget(QWidget):
             getattr(self._viewer, f"add_{kind}")(data, **options)
         annotate(self._viewer)
 
-    def _failed(self, error: Exception) -> None:
-        """Say what went wrong where the user looks."""
-        self.status.setText(str(error))
-
     def _cancel(self) -> None:
         """Stop the process; what it finished stays on disk."""
-        if self._child is not None:
-            self._child.cancel()
+        if self.child is not None:
+            self.child.cancel()
             self.status.setText("cancelled; Run continues where it was")
+
+    def _closed(self) -> None:
+        """Stop what goes on, and hear no more of the viewer."""
+        self._viewer.layers.events.inserted.disconnect(self.refresh)
+        self._viewer.layers.events.removed.disconnect(self.refresh)
+        if self.child is not None:
+            self.child.cancel()
+
+    def _idle(self) -> None:
+        """Be ready for the next run."""
+        self._busy(False)
 
     def _busy(self, busy: bool) -> None:
         """Allow what is possible now."""
@@ -229,7 +241,7 @@ class PipelineWidget(QWidget):
         self.cancel.setEnabled(busy)
         if busy:
             self.bar.setValue(0)
-            self._child = None
+            self.child = None
 
 
 class _Place(QWidget):
