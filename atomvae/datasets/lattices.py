@@ -75,6 +75,10 @@ class Crystal:
         """Return the number of sites."""
         return len(self.y)
 
+    def hosting(self, species: str) -> NDArray[np.bool_]:
+        """Which sites hold a species in the perfect crystal, (n,) bool."""
+        return np.array([host == species for host in self.hosts])[self.sublattice]
+
     @property
     def brightness_per_nm2(self) -> float:
         """Mean brightness (in units of `brightness`) of the perfect crystal per nm2."""
@@ -225,7 +229,9 @@ def _tile(
     origin_nm: tuple[float, float],
 ) -> tuple[Floats, Floats, Ints]:
     """Repeat a basis over a rectangle; positions and the number of the basis site, row by row."""
-    reach = int(2 * np.hypot(*half_nm) / np.sqrt(abs(np.linalg.det(vectors)))) + 3
+    # Rows of cells lie det / |vector| apart: so many reach the farthest corner.
+    apart = abs(np.linalg.det(vectors)) / np.linalg.norm(vectors, axis=1).max()
+    reach = int((np.hypot(*half_nm) + np.hypot(*origin_nm)) / apart) + 2
     steps = np.arange(-reach, reach + 1)
     cells = np.stack(np.meshgrid(steps, steps, indexing="ij"), axis=-1).reshape(-1, 2) @ vectors
     points = (cells[:, None] + basis[None]).reshape(-1, 2)  # (cells * members, 2)

@@ -45,7 +45,7 @@ class Preset(Settings):
     defects: Rates = ()
     """Defects per nm2 by kind, e.g. {"Si3": 0.3}; kinds: see `history.KINDS`."""
     events: Rates = ()
-    """Events per defect (or, for new defects, per 100 nm2) and frame; names: `history.EVENTS`."""
+    """Events per defect (or, for new defects, per 100 nm2) and frame; names: `events.EVENTS`."""
     polar_nm: NotNegative = 0.0
     """Displacement of the B columns in a perovskite domain, nm."""
     wall_nm_per_frame: float = 0.0

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atomvae.datasets.lattices import Floats
 from atomvae.datasets.presets import Preset
@@ -51,12 +52,12 @@ class Scan:
     def drift(self) -> Floats:
         """Content of each frame relative to frame 0, (frames, 2) px, in the middle of the frame."""
         middle: Floats = 0.5 * (self.path[1:] + self.path[:-1])
-        return np.subtract(middle, middle[0])
+        relative: Floats = middle - middle[0]
+        return relative
 
-    def reach_px(self) -> Floats:
-        """How far the sample moves at most along y and x, (2,)."""
-        reach: Floats = np.abs(self.path).max(axis=0)
-        return reach
+    def extent_px(self) -> tuple[Floats, Floats]:
+        """How far the sample moves up and left, down and right at most: (2,) and (2,), >= 0."""
+        return -self.path.min(axis=0), self.path.max(axis=0)
 
     def row_shift(self, frame: int) -> Floats:
         """Shift along x of the content of each row of a frame in px, (rows,)."""
@@ -92,6 +93,12 @@ class Scan:
         middle = (preset.shape[0] - 1) / 2
         x = x0 + start[1] + step[1] * y / preset.shape[0] + preset.shear * (y - middle)
         return y, x + preset.flyback_bend_px * np.exp(-np.maximum(x, 0) / BEND_PX)
+
+    def lit(self, y_nm: Floats, x_nm: Floats, frame: int) -> NDArray[np.bool_]:
+        """Whether sample positions lie in a frame, (n,) bool."""
+        y, x = self.place(y_nm, x_nm, frame)
+        height, width = self.preset.shape
+        return (y > -0.5) & (y < height - 0.5) & (x > -0.5) & (x < width - 0.5)
 
     def seen(self, y: Floats, x: Floats, frame: int, sigma_px: float) -> Floats:
         """X as it appears: with the row shifts, averaged over the rows of a spot.

@@ -5,6 +5,7 @@ frames can be made in any order, on any worker, again and again with the same by
 """
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from atomvae.datasets.detector import dark_rows, detect
+from atomvae.datasets.events import live, settle
 from atomvae.datasets.history import (
     KIND_NAMES,
     KINDS,
@@ -19,8 +21,6 @@ from atomvae.datasets.history import (
     Occupation,
     Wall,
     bonded,
-    live,
-    settle,
 )
 from atomvae.datasets.lattices import (
     GRAPHENE_BOND_NM,
@@ -76,12 +76,10 @@ class Scene:
         """
         scan = Scan.plan(preset, seed)
         view = (preset.shape[0] * preset.pixel_nm, preset.shape[1] * preset.pixel_nm)
-        faults = abs(preset.shear) * preset.shape[0] / 2 + abs(preset.flyback_bend_px)
-        reach = (scan.reach_px() + np.array([0, faults])) * preset.pixel_nm + MARGIN_NM
-        half = (view[0] / 2 + reach[0], view[1] / 2 + reach[1])
-        crystal = _grow(preset, half, seed)
+        crystal = _grow(preset, scan, seed)
         first = settle(crystal, preset.defects, view, seed)
-        history = live(crystal, preset.events, first, preset.frames, seed, whole_frames)
+        lit = [partial(scan.lit, crystal.y, crystal.x, t) for t in range(preset.frames)]
+        history = live(crystal, preset.events, first, lit, seed, whole_frames)
         if preset.material == "perovskite" and preset.polar_nm:
             wall = Wall(preset.polar_nm, preset.rotation, preset.wall_nm_per_frame)
             passed = tuple(
@@ -163,7 +161,8 @@ class Scene:
             electrons = unit * BRIGHTNESS[now["species"]]
             rows = np.broadcast_to([[start], [stop]], (2, len(y)))
             reach = 5 * preset.tail_width * preset.probe_nm / preset.pixel_nm
-            there &= (y > start - reach) & (y < stop + reach)
+            there &= (y > max(start, 0) - reach) & (y < min(stop, preset.shape[0]) + reach)
+            there &= (x > -reach) & (x < preset.shape[1] + reach)
             columns.append(np.vstack([y, x, electrons, rows])[:, there])
         return Spots(*np.hstack(columns))
 
@@ -176,9 +175,12 @@ class Scene:
         time = max(time, float(frame))
         now, crystal = self.history.at(time), self.history.crystal
         y_nm, x_nm = self.history.positions(now, self._wall_time(frame))
-        sites = np.flatnonzero(now["species"] >= 0)
-        y_nm, x_nm = y_nm[sites], x_nm[sites]
         y, x = self.scan.place(y_nm, x_nm, frame)
+        near = (np.abs(y / self.preset.shape[0] - 0.5) < 0.6) & (
+            np.abs(x / self.preset.shape[1] - 0.5) < 0.6
+        )
+        sites = np.flatnonzero((now["species"] >= 0) & near)
+        y_nm, x_nm, y, x = y_nm[sites], x_nm[sites], y[sites], x[sites]
         core = self.preset.probe_nm / self.preset.pixel_nm
         y_sample, x_sample = sample_px(y_nm, x_nm, self.preset)
         bonds = self._bonds(now)[sites]
@@ -257,20 +259,29 @@ class Scene:
         return angle, order
 
 
-def _named(codes: Ints, names: tuple[str, ...]) -> pd.Categorical:
+def _named(codes: Ints, names: tuple[str, ...]) -> "pd.Categorical[str]":
     """Names of codes as a column of categories; -1 is missing."""
     return pd.Categorical.from_codes(codes, categories=pd.Index(names))
 
 
-def _grow(preset: Preset, half_nm: tuple[float, float], seed: int) -> Crystal:
-    """Crystal of a preset at a random place."""
+def _grow(preset: Preset, scan: Scan, seed: int) -> Crystal:
+    """Crystal of a preset at a random place, over all that comes into view as the sample drifts."""
+    before, after = scan.extent_px()
+    faults = [0, abs(preset.shear) * preset.shape[0] / 2 + abs(preset.flyback_bend_px)]
+    half = ((before + after) / 2 + faults + np.array(preset.shape) / 2) * preset.pixel_nm
+    half += MARGIN_NM
+    # What moves down and right into the frame lies above and left of it at first.
+    middle = (before - after) / 2 * preset.pixel_nm
     where = np.random.default_rng([seed, 71]).uniform(-0.2, 0.2, 2)
+    size = (float(half[0]), float(half[1]))
     origin = (float(where[0]), float(where[1]))
     if preset.material == "perovskite":
-        return perovskite(half_nm, preset.rotation, origin)
-    if preset.material == "mos2":
-        return honeycomb(("Mo", "S2"), MOS2_BOND_NM, half_nm, preset.rotation, origin)
-    return honeycomb(("C", "C"), GRAPHENE_BOND_NM, half_nm, preset.rotation, origin)
+        crystal = perovskite(size, preset.rotation, origin)
+    elif preset.material == "mos2":
+        crystal = honeycomb(("Mo", "S2"), MOS2_BOND_NM, size, preset.rotation, origin)
+    else:
+        crystal = honeycomb(("C", "C"), GRAPHENE_BOND_NM, size, preset.rotation, origin)
+    return replace(crystal, y=crystal.y + middle[0], x=crystal.x + middle[1])
 
 
 def _one_row_each(parts: list[pd.DataFrame]) -> pd.DataFrame:

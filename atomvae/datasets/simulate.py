@@ -157,7 +157,7 @@ class Simulation:
 
     @cached_property
     def events(self) -> pd.DataFrame:
-        """What happened, in order of time, outside the frame too.
+        """What happened under the beam, in order of time.
 
         Columns: `frame`; `time` (in frames: 3.25 is a quarter through frame 3); `time_s`; `kind`;
         `atom`, `other` (ids, -1 for none); `site_from`, `site_to` (-1 for nowhere).
