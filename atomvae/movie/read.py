@@ -32,7 +32,7 @@ READERS = {
     ".hdf5": "atomvae.movie.formats.hdf5:read_hdf5",
     ".hf5": "atomvae.movie.formats.hdf5:read_hdf5",
     ".hspy": "atomvae.movie.formats.hdf5:read_hdf5",
-    ".emd": "atomvae.movie.formats.hdf5:read_emd",
+    ".emd": "atomvae.movie.formats.emd:read_emd",
     ".zarr": "atomvae.movie.formats.zarr:read_zarr",
     ".mrc": "atomvae.movie.formats.mrc:read_mrc",
     ".mrcs": "atomvae.movie.formats.mrc:read_mrc",

@@ -120,7 +120,8 @@ def test_calibrate_from_a_known_spacing():
 @pytest.mark.parametrize(
     ("path", "material"),
     [
-        ("a/MoS2_stem.npy", "MoS2"), ("mos2_haadf/x.npy", "MoS2"), ("a/16_STOimage_1.ser", "SrTiO3"),
+        ("a/MoS2_stem.npy", "MoS2"), ("mos2_haadf/x.npy", "MoS2"),
+        ("a/16_STOimage_1.ser", "SrTiO3"),
         ("a/STO.tif", "SrTiO3"), ("SrTiO3 film/1.dm4", "SrTiO3"), ("a/graphene-7.tif", "graphene"),
         ("a/storage.tif", None), ("stock/auto.tif", None), ("x/WS2_MoS2.npy", None),
         ("x/WSe2.npy", "WSe2"), ("x/au_tip.npy", "Au"), ("movie.npy", None),

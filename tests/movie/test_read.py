@@ -17,6 +17,7 @@ import zarr
 
 from atomvae.errors import InputError
 from atomvae.movie.read import READERS, read_movie
+from atomvae.movie.units import length_in_nm
 
 T, Y, X = 5, 24, 40
 NM = 0.0125
@@ -103,6 +104,34 @@ def write_emd(path, frames):
         microscope["high tension"], microscope["dwell time"] = 60e3, 8e-6
 
 
+def write_velox(path, frames):
+    """As Velox does: rows, columns, frames; JSON in bytes, padded with zeros, for each frame."""
+    told = {
+        "Core": {"MetadataDefinitionVersion": "7.9"},
+        "Acquisition": {"AcquisitionStartDatetime": {"DateTime": "1600000000"}},
+        "Instrument": {"ControlSoftwareVersion": "2.0"},
+        "Optics": {"AccelerationVoltage": "80000"},
+        "BinaryResult": {
+            "PixelSize": {"width": str(NM * 1e-9), "height": str(NM * 1e-9)},
+            "PixelUnitX": "m", "PixelUnitY": "m", "Offset": {"x": "0", "y": "0"},
+            "Detector": "HAADF", "DetectorIndex": "0",
+        },
+        "Detectors": {"Detector-0": {"DetectorName": "HAADF", "DetectorType": "ScanningDetector"}},
+        "Scan": {"DwellTime": "2e-6", "FrameTime": "0.5"},
+        "Sample": {}, "Stage": {}, "CustomProperties": {},
+    }  # fmt: skip
+    text = np.frombuffer(json.dumps(told).encode().ljust(3000, b"\0"), np.uint8)
+    with h5py.File(path, "w") as file:
+        file["Version"] = np.array([b'{"format": "Velox", "version": "1.0"}'], dtype="S100")
+        group = file.create_group("Data/Image/0123456789abcdef0123456789abcdef")
+        pixels = np.transpose(frames, (1, 2, 0))
+        group.create_dataset("Data", data=pixels, chunks=(Y, X, 1))
+        group["Metadata"] = np.repeat(text[:, None], len(frames), 1)
+        for name in ("Displays", "Presentation", "Operations"):
+            file.create_group(name)
+        file["Application/Velox/Version"] = 1
+
+
 def write_hspy(path, frames):
     with h5py.File(path, "w") as file:
         group = file.create_group("Experiments/__unnamed__")
@@ -171,12 +200,13 @@ def write_mrc(path, frames):
 WRITERS = {
     "a.npy": write_npy, "fortran.npy": write_fortran_npy, "a.npz": write_npz,
     "fortran.npz": write_fortran_npz, "imagej.tif": write_imagej, "a.ome.tif": write_ome,
-    "pages.tiff": write_pages, "nsid.h5": write_nsid, "ncem.emd": write_emd, "a.hspy": write_hspy,
+    "pages.tiff": write_pages, "nsid.h5": write_nsid, "ncem.emd": write_emd,
+    "velox.emd": write_velox, "a.hspy": write_hspy,
     "usid.hdf5": write_usid, "v5.ome.zarr": write_ome_zarr_05, "v4.zarr": write_ome_zarr_04,
     "run.atomvae.zarr": write_run_folder, "a.mrc": write_mrc,
 }  # fmt: skip
 TIMED = {"imagej.tif", "a.ome.tif", "nsid.h5", "ncem.emd", "a.hspy", "v5.ome.zarr", "v4.zarr"}
-TIMED |= {"run.atomvae.zarr"}
+TIMED |= {"run.atomvae.zarr", "velox.emd"}
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -435,6 +465,55 @@ def test_two_calibrations_in_one_tiff_are_told(tmp_path, frames):
 def test_dots_per_inch_are_no_calibration(tmp_path, frames):
     tifffile.imwrite(tmp_path / "a.tif", frames, resolution=(300, 300), resolutionunit="INCH")
     assert read_movie(tmp_path / "a.tif").pixel_size is None
+
+
+def test_velox_as_another_reader_sees_it(tmp_path, frames):
+    rsciio = pytest.importorskip("rsciio.emd")
+    write_velox(tmp_path / "a.emd", frames)
+    movie = read_movie(tmp_path / "a.emd")
+    (signal,) = rsciio.file_reader(str(tmp_path / "a.emd"))
+    np.testing.assert_array_equal(movie.frames.compute(), signal["data"])
+    rows = signal["axes"][1]
+    assert rows["name"] == "y"
+    assert length_in_nm(rows["scale"], rows["units"]) == pytest.approx(movie.pixel_size[0])
+    assert movie.metadata["signal"] == "HAADF"
+    assert movie.metadata["beam_energy_keV"] == 80
+    assert movie.metadata["dwell_us"] == 2
+
+
+class OtherReader:
+    """Stands for the reader of .dm4 files: what it may return is known, a file is not at hand."""
+
+    def __init__(self, frames):
+        self.frames = frames
+
+    def file_reader(self, path, lazy):
+        axes = [("x", X, NM * 1e3, "pm"), ("y", Y, NM, "nm"), ("", len(self.frames), 0.5, "s")]
+        return [{
+            "data": np.transpose(self.frames, (2, 1, 0)),
+            "axes": [
+                {"name": name, "size": np.uint32(size), "scale": scale, "units": unit,
+                 "offset": -5e-9, "index_in_array": i}
+                for i, (name, size, scale, unit) in enumerate(axes)
+            ],
+            "metadata": {
+                "General": {"title": "HAADF"},
+                "Acquisition_instrument": {"TEM": {"beam_energy": 60.0}},
+            },
+            "original_metadata": {"tag": b"x", "n": np.float64(2), "long": np.zeros(1000)},
+        }]  # fmt: skip
+
+
+def test_signal_of_a_vendors_file_becomes_a_movie(tmp_path, frames, monkeypatch):
+    path = tmp_path / "a.dm4"
+    path.write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "rsciio.digitalmicrograph", OtherReader(frames))
+    movie = read_movie(path)
+    np.testing.assert_array_equal(movie.frames.compute(), frames)
+    assert movie.pixel_size == pytest.approx((NM, NM))
+    assert movie.frame_time == 0.5
+    assert movie.metadata["beam_energy_keV"] == 60
+    assert movie.original_metadata == {"tag": "x", "n": 2.0, "long": None}
 
 
 def test_a_new_format_is_one_entry(tmp_path, frames, monkeypatch):

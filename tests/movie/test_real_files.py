@@ -96,7 +96,7 @@ def test_ser_rows_start_at_the_top(real_data):
 def lift(image, points):
     """Mean intensity above the local background under points (y, x)."""
     y, x = np.round(np.asarray(points)).astype(int).T
-    return float((image - ndimage.median_filter(image, 31))[y, x].mean())
+    return float((image - ndimage.gaussian_filter(image, 10))[y, x].mean())
 
 
 @pytest.mark.parametrize(

@@ -23,18 +23,6 @@ MICROSCOPE = {
 }
 
 
-def read_emd(path: Path, dataset: str | None = None) -> Movie:
-    """Movie of an ``.emd`` file: NCEM's by h5py, Velox' by the reader of vendor formats."""
-    with h5py.File(path, "r") as file:
-        velox = "Data" in file and "Version" in file
-    if velox:
-        from atomvae.movie.formats.vendor import read_vendor  # the optional extra is needed
-
-        movie: Movie = read_vendor(path, dataset)
-        return movie
-    return read_hdf5(path, dataset)
-
-
 def read_hdf5(path: Path, dataset: str | None = None) -> Movie:
     """Movie of one data set of an HDF5 file."""
     if not h5py.is_hdf5(path):
@@ -46,7 +34,7 @@ def read_hdf5(path: Path, dataset: str | None = None) -> Movie:
             return _read_usid(path, file, name)
         layout = layout_of(_axes(data), f"{path} ({name})")
         unit = data.chunks[layout.t] if data.chunks and layout.t is not None else 1
-        load = partial(_load, str(path), name, layout)
+        load = partial(load_frames, str(path), name, layout)
         frames = lazy_frames(load, layout.shape, data.dtype, path, unit=unit)
         metadata = _metadata(file, name)
         if layout.pixel_size is not None:
@@ -55,7 +43,7 @@ def read_hdf5(path: Path, dataset: str | None = None) -> Movie:
     return Movie(frames, layout.pixel_size, layout.frame_time, "movie", metadata, original)
 
 
-def _load(path: str, name: str, layout: Layout, start: int, stop: int) -> npt.NDArray[Any]:
+def load_frames(path: str, name: str, layout: Layout, start: int, stop: int) -> npt.NDArray[Any]:
     """Read some frames of a data set."""
     with h5py.File(path, "r") as file:
         return layout.frames(file[name][layout.key(start, stop)])

@@ -19,7 +19,6 @@ MODULES = {
     ".dm4": "rsciio.digitalmicrograph",
     ".ser": "rsciio.tia",
     ".emi": "rsciio.tia",
-    ".emd": "rsciio.emd",
 }
 
 
