@@ -59,3 +59,25 @@ def test_sample_data_can_be_made_again(repository):
     truth = pd.read_csv(repository / "sample_data" / "si_graphene_truth.csv.gz")
     np.testing.assert_allclose(truth[["y", "x"]], simulation.truth[["y", "x"]], atol=1e-4)
     assert truth["species"].tolist() == simulation.truth["species"].tolist()
+
+
+def test_every_sample_file_has_its_origin_and_licence(repository):
+    folder = repository / "sample_data"
+    text = (folder / "README.md").read_text()
+    for sub in (path for path in folder.iterdir() if path.is_dir()):
+        assert f"{sub.name}/LICENSE.txt" in text and (sub / "LICENSE.txt").is_file()
+        assert all(file.stem in text for file in sub.iterdir())
+    for file in (path for path in folder.iterdir() if path.is_file() and path.name != "README.md"):
+        assert file.name.removeprefix("si_graphene").split(".")[0] in text, file.name
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 5e6
+
+
+def test_real_samples_open(repository):
+    image = read_movie(repository / "sample_data" / "srtio3_nsid" / "STO_test_image.hf5")
+    assert image.shape == (1, 470, 453)
+    assert image.pixel_size == pytest.approx((0.014559, 0.014559), rel=1e-4)
+    folder = repository / "sample_data" / "re_on_carbon"
+    frame = read_movie(folder / "bpy_crop19.tif").frame(0)
+    table = pd.read_csv(folder / "bpy_crop19.csv").dropna()
+    bright = frame[table["Y"].astype(int), table["X"].astype(int)]
+    assert len(table) == 118 and bright.mean() > frame.mean() + 2 * frame.std()
