@@ -191,7 +191,7 @@ def color_scale(column: "pd.Series[Any]", *, period: float | None = None) -> Col
     values = column.to_numpy(np.float64, na_value=np.nan)
     values = np.where(np.isfinite(values), values, np.nan)
     known = values[np.isfinite(values)]
-    if column.name in ANGLES and period is None:
+    if column.name == "angle" and period is None:
         period = 2 * np.pi
     if period is not None:
         return ColorScale(np.mod(values, period), "cyclic", (0.0, period), hue_circle())
@@ -203,6 +203,61 @@ def color_scale(column: "pd.Series[Any]", *, period: float | None = None) -> Col
     if not high > low:
         low, high = low - 0.5, low + 0.5
     return ColorScale(values, "continuous", (float(low), float(high)), _viridis())
+
+
+def table_scale(table: pd.DataFrame, column: str) -> ColorScale:
+    """Choose how a column of a table is coloured; a folded angle repeats with its symmetry.
+
+    Parameters
+    ----------
+    table : DataFrame
+        All frames; ``angle_n`` is the order of the motif, if known.
+    column : str
+        Which column.
+
+    Returns
+    -------
+    ColorScale
+
+    Raises
+    ------
+    InputError
+        If there is no such column, or it holds neither numbers nor text.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"angle_folded": [0.1, 2.0], "angle_n": 3})
+    >>> round(table_scale(table, "angle_folded").limits[1], 3)
+    2.094
+    """
+    if column not in table:
+        raise InputError(
+            f"there is no column {column!r} to colour by; the table has "
+            f"{', '.join(map(str, table.columns))}"
+        )
+    fold = motif_order(table) if column == "angle_folded" else 1
+    period = 2 * np.pi / fold if column in ANGLES else None
+    return color_scale(table[column], period=period)
+
+
+def motif_order(table: pd.DataFrame) -> int:
+    """Order n of the motif as the table says in ``angle_n``; 1 if it says nothing.
+
+    Parameters
+    ----------
+    table : DataFrame
+
+    Returns
+    -------
+    int
+
+    Examples
+    --------
+    >>> motif_order(pd.DataFrame({"angle_n": [3, 3]}))
+    3
+    """
+    known = table["angle_n"].dropna().to_numpy() if "angle_n" in table else np.empty(0)
+    return int(known[0]) if len(known) else 1
 
 
 def hue_circle(count: int = 64, lightness: float = 0.76, chroma: float = 0.122) -> Any:

@@ -10,7 +10,7 @@ from scipy.spatial import cKDTree
 
 from atomvae.errors import InputError
 from atomvae.movie.movie import Movie
-from atomvae.viewer.colors import ANGLES, ColorScale, color_scale, hue_circle
+from atomvae.viewer.colors import ANGLES, ColorScale, hue_circle, motif_order, table_scale
 
 LayerData = tuple[Any, dict[str, Any], str]
 
@@ -23,7 +23,7 @@ def to_layers(
     table: pd.DataFrame | None = None,
     *,
     color_by: str | None = None,
-    symmetry: int = 1,
+    symmetry: int | None = None,
     spacing_px: float | None = None,
     rasters: Mapping[str, NDArray[np.floating[Any]]] | None = None,
     source: str | None = None,
@@ -44,9 +44,10 @@ def to_layers(
     color_by : str, optional
         Column that colours the atoms; by default the first of class, z_0, species, amplitude and
         score that the table has.
-    symmetry : int
+    symmetry : int, optional
         Order n of the motif: angles differing by 2 pi / n are the same. With n = 1 an atom gets
-        an arrow; otherwise n equal spokes, which look the same in every equivalent position.
+        an arrow; otherwise n equal spokes, which look the same in every equivalent position. By
+        default from the column ``angle_n``, else 1.
     spacing_px : float, optional
         Distance between neighbouring atoms in px, which sets the sizes; measured if not given.
     rasters : mapping of str to ndarray (t, y, x), optional
@@ -84,7 +85,8 @@ def to_layers(
     if "track" in table and (table["track"] >= 0).any():
         layers.append(_track_layer(table, shared))
     if "angle" in table and table["angle"].notna().any():
-        layers.append(_angle_layer(table, symmetry, spacing, shared))
+        order = motif_order(table) if symmetry is None else symmetry
+        layers.append(_angle_layer(table, order, spacing, shared))
     layers.append(_atom_layer(table, color_by, spacing, shared))
     return layers
 
@@ -211,11 +213,6 @@ def _atom_layer(
     """One point per atom and frame, coloured by one column."""
     if color_by is None:
         color_by = next((name for name in FIRST_CHOICE if name in table), None)
-    elif color_by not in table:
-        raise InputError(
-            f"there is no column {color_by!r} to colour by; the table has "
-            f"{', '.join(map(str, table.columns))}"
-        )
     features = table.copy()
     options: dict[str, Any] = {
         **shared,
@@ -227,7 +224,7 @@ def _atom_layer(
         "features": features,
     }
     if color_by is not None and len(table):
-        scale = color_scale(table[color_by])
+        scale = table_scale(table, color_by)
         options |= _about(shared, scale.about(color_by))
         features[color_by] = scale.values
         options |= scale.settings("face", color_by)

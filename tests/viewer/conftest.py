@@ -47,6 +47,6 @@ def run_path(movie, table, tmp_path):
     run.write_movie(movie)
     run.set_movies([movie.name])
     run.write_atoms(table[["atom_id", "frame", "y", "x", "amplitude"]], [SHAPE[0]])
-    run.write_parquet("atoms", table.assign(angle=0.3))
-    run.write_marker("map", {"figures": {"symmetry": 3}})
+    run.write_parquet("atoms", table.assign(angle=0.3, angle_n=3))
+    run.write_marker("map", {})
     return run.path

@@ -121,6 +121,16 @@ def test_equivalent_angles_look_the_same(n):
     assert abs(color(0.4) + color(0.4 + np.pi / n)) < 1e-9
 
 
+def test_symmetry_is_taken_from_the_table(movie, table):
+    table = table.assign(angle=0.4, angle_folded=0.4, angle_n=3)
+    layers = by_name(to_layers(movie, table, color_by="angle_folded"))
+    assert len(layers["angles"][0]) == 3 * len(table)
+    assert layers["atoms"][1]["face_contrast_limits"] == (0, pytest.approx(2 * np.pi / 3))
+    assert len(by_name(to_layers(movie, table, symmetry=1))["angles"][0]) == len(table)
+    full = to_layers(movie, table, color_by="angle")[-1][1]
+    assert full["face_contrast_limits"] == (0, pytest.approx(2 * np.pi))
+
+
 def test_arrows_show_angles_of_the_specimen_when_pixels_are_not_square(movie):
     table = pd.DataFrame({"frame": [0], "y": [5.0], "x": [6.0], "angle": [np.pi / 4]})
     movie = replace(movie, pixel_size=(0.02, 0.01))

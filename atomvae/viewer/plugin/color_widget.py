@@ -79,9 +79,9 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
     column : str
         Name of a feature.
     """
-    from atomvae.viewer.colors import color_scale
+    from atomvae.viewer.colors import table_scale
 
-    scale = color_scale(layer.features[column])
+    scale = table_scale(layer.features, column)
     layer.face_color_mode = "direct"  # else the new values meet the map of the old column
     layer.features = layer.features.assign(**{column: scale.values})
     for name, value in scale.settings("face", column).items():

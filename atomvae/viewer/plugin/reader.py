@@ -80,15 +80,12 @@ def run_layers(path: str | Path, *, color_by: str | None = None) -> list[LayerDa
 
     run = RunFolder(path)
     table = run.table() if (run.path / "atoms").exists() or run.marker("map") else None
-    symmetry = _symmetry(run.marker("map"))
     layers: list[LayerData] = []
     for number, name in enumerate(run.movies[:MOST_MOVIES] or [None]):
         own = table
         if table is not None and "movie" in table:
             own = table[table["movie"] == number]
-        new = to_layers(
-            run.movie(name), own, color_by=color_by, symmetry=symmetry, source=str(run.path)
-        )
+        new = to_layers(run.movie(name), own, color_by=color_by, source=str(run.path))
         if number:
             new = [_aside(layer, str(name)) for layer in new]
         layers += new
@@ -138,12 +135,6 @@ def _columns(place: Path) -> set[str]:
         return set(read_schema(place).names)
     except (OSError, ValueError):  # not text, not parquet: then it is not ours
         return set()
-
-
-def _symmetry(marker: dict[str, Any] | None) -> int:
-    """Order of the motif that the map stage found, 1 if it says nothing."""
-    figures = (marker or {}).get("figures") or {}
-    return int(figures.get("symmetry") or 1)
 
 
 def _aside(layer: LayerData, name: str) -> LayerData:
