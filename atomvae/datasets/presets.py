@@ -183,7 +183,7 @@ _OFF: dict[str, tuple[str, ...]] = {"poisson": _SCAN + _FULL, "scan": _FULL, "fu
 _GRAPHENE = Preset(
     background=0.35, tail=0.3, probe_nm=0.05,
     drift_px=(0.6, -0.4), drift_walk_px=0.8, shear=0.004, jitter_px=0.15, hum_px=0.1,
-    flyback_bend_px=1.0, defocus=0.04, astigmatism=0.05, contamination=1.0,
+    flyback_bend_px=1.0, defocus=0.04, astigmatism=0.05, contamination=0.6,
     contamination_growth=0.005, lost_frames=0.01, lost_rows=0.001, pulse_spread=0.3,
     row_noise=0.03, afterglow=0.04,
 )  # fmt: skip

@@ -1,7 +1,7 @@
 """Simulated STEM movies with everything known about them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class Simulation:
 
     name: str
     difficulty: str
-    scene: Scene
+    scene: Scene = field(repr=False)
 
     @property
     def preset(self) -> Preset:

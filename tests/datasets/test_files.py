@@ -68,7 +68,8 @@ def test_every_sample_file_has_its_origin_and_licence(repository):
         assert f"{sub.name}/LICENSE.txt" in text and (sub / "LICENSE.txt").is_file()
         assert all(file.stem in text for file in sub.iterdir())
     for file in (path for path in folder.iterdir() if path.is_file() and path.name != "README.md"):
-        assert file.name.removeprefix("si_graphene").split(".")[0] in text, file.name
+        ending = file.name.removeprefix("si_graphene").removesuffix(".csv.gz")
+        assert f"`{file.name}`" in text or f"`{ending}`" in text, file.name
     assert sum(file.stat().st_size for file in folder.rglob("*")) < 5e6
 
 
