@@ -17,11 +17,10 @@ from atomvae.atoms.candidates import (
 )
 from atomvae.atoms.mask import clean_frame, contaminated
 from atomvae.atoms.noise import Noise, estimate_noise
-from atomvae.atoms.scale import bright_columns, column_scale
+from atomvae.atoms.scale import PERIODIC, bright_columns, column_scale
 from atomvae.movie.movie import Movie
 from atomvae.settings import Settings
 
-_PERIODIC = 0.4  # crystals reach 0.5 to 1, textures 0.2
 _FILTER = 0.92  # of the width: a narrower filter tells close columns apart
 _SAMPLES = 5  # frames of a movie that are looked at
 
@@ -98,7 +97,7 @@ class DetectConfig(Settings):
         frames = [frame for frame in frames if frame[1].any()] or [_NOTHING]
         images, valid = [f[0] for f in frames], [f[1] for f in frames]
         width, periodicity = column_scale(images, valid, self.width_px)
-        crystal = periodicity > _PERIODIC if self.crystal is None else self.crystal
+        crystal = periodicity > PERIODIC if self.crystal is None else self.crystal
         polarity = self.polarity or _named_polarity(source)
         if polarity is None:
             polarity = "bright" if bright_columns(images, valid, width) else "dark"

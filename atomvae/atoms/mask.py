@@ -6,8 +6,9 @@ from scipy import ndimage
 
 from atomvae.errors import InputError
 
-_CORE, _RIM = 6.0, 3.0  # column widths over which contamination is averaged: to find, to outline
-_CORE_EXCESS, _RIM_EXCESS = 1.5, 1.0  # above the typical level, in swings of the lattice
+_REGION = 16.0  # column widths across the region that is judged for contamination ...
+_LOW = 30.0  # ... by this percentile of its pixels: between the columns, if there are any
+_EXCESS = 1.0  # of that percentile above the frame's, in swings of the lattice
 
 
 def clean_frame(frame: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -98,9 +99,9 @@ def contaminated(
 ) -> NDArray[np.bool_]:
     """Find bright amorphous contamination on a lattice.
 
-    Averaged over several columns, contamination is brighter than the frame's median by more than
-    the lattice swings between its columns and its holes. A few heavy atoms are not. It is
-    outlined where a finer average falls back to one swing.
+    Contamination lights up the holes of the lattice too. So it is where a low percentile over a
+    few columns is higher than in the frame by more than the lattice swings between its columns
+    and its holes. A few heavy atoms leave dark pixels between them.
 
     Parameters
     ----------
@@ -118,23 +119,24 @@ def contaminated(
 
     Examples
     --------
-    >>> y, x = np.mgrid[:128, :128]
-    >>> image = np.cos(y / 2) + np.cos(x / 2) + 20 * ((y < 50) & (x < 50))
+    >>> y, x = np.mgrid[:192, :192]
+    >>> image = np.cos(y / 2) + np.cos(x / 2) + 20 * ((y < 80) & (x < 80))
     >>> found = contaminated(image, image > -9, 2.5)
-    >>> bool(found[:40, :40].all()), bool(found[70:, 70:].any())
+    >>> bool(found[:70, :70].all()), bool(found[90:, 90:].any())
     (True, False)
     """
-    step = max(1, round(width_px))
+    step = max(1, round(2 * width_px))
     fine = local_mean(image, valid, width_px)[::step, ::step]  # nothing finer is left to lose
-    seen = valid[::step, ::step]
-    rim, core = (local_mean(fine, seen, k * width_px / step) for k in (_RIM, _CORE))
-    low, high = np.quantile((fine - rim)[seen], [0.1, 0.9]) if seen.any() else (0.0, 0.0)
-    level = np.median(core[seen]) if seen.any() else 0.0
-    outline, _ = ndimage.label(rim - level > _RIM_EXCESS * (high - low))
-    hit = np.unique(outline[(core - level > _CORE_EXCESS * (high - low)) & (high > low)])
-    found = np.isin(outline, hit[hit > 0])
+    size = 2 * round(_REGION * width_px / step / 2) + 1
+    level = ndimage.percentile_filter(fine, _LOW, size, mode="nearest")
+    calm = level <= np.median(level)  # the clean half of the frame
+    low, high = np.quantile((fine - level)[calm], [0.1, 0.9])
+    high_level = (level - np.median(level) > _EXCESS * (high - low)) & (high > low)
+    # The percentile gives way before the rim is reached: grow back by four widths.
+    found: NDArray[np.bool_] = ndimage.binary_dilation(high_level, iterations=2)
     rows, columns = (
-        np.minimum(np.arange(n) // step, m - 1)
+        np.minimum((np.arange(n) + step // 2) // step, m - 1)
         for n, m in zip(image.shape, found.shape, strict=True)
     )
-    return found[np.ix_(rows, columns)]
+    mask: NDArray[np.bool_] = found[np.ix_(rows, columns)]
+    return mask

@@ -9,6 +9,7 @@ from scipy import ndimage, optimize
 from atomvae.atoms.mask import local_mean
 
 _FALLBACK_PX = 2.0  # width when an image shows nothing to measure
+PERIODIC = 0.4  # periodicity above which columns form a crystal: those reach 0.5, textures 0.2
 _NARROWEST, _WIDEST = 0.7, 30.0  # px
 _REACH = 64  # px, largest lag
 _RING = np.rint(np.hypot(*np.mgrid[-_REACH : _REACH + 1, -_REACH : _REACH + 1])).astype(int)
@@ -31,7 +32,8 @@ def column_scale(
     The autocorrelation of Gaussian columns of width s falls as exp(-r^2 / 4 s^2) around its
     centre; the noise adds a spike at r = 0 only, which is left out. A slow background is removed
     first, over a length that follows the width found. The highest value away from the centre,
-    relative to the centre, is the periodicity.
+    relative to the centre, is the periodicity. In a crystal every region counts alike, else
+    contamination or a heavy atom would speak for all.
 
     Parameters
     ----------
@@ -56,10 +58,23 @@ def column_scale(
     >>> abs(scale.width_px - 2.5) < 0.3, bool(scale.periodicity > 0.8)
     (True, True)
     """
+    evened = _scale(images, valid, width_px, True)
+    if evened.periodicity > PERIODIC:
+        return evened
+    return _scale(images, valid, width_px, False)._replace(periodicity=evened.periodicity)
+
+
+def _scale(
+    images: list[NDArray[np.float64]],
+    valid: list[NDArray[np.bool_]],
+    width_px: float | None,
+    even: bool,
+) -> Scale:
+    """Scale of images as they are, or with the same contrast everywhere."""
     width = width_px or _FALLBACK_PX
     for _ in range(3):
         blur = max(10.0, 3.0 * width)
-        maps = [_autocorrelation(i, v, blur) for i, v in zip(images, valid, strict=True)]
+        maps = [_autocorrelation(i, v, blur, even) for i, v in zip(images, valid, strict=True)]
         correlation = np.mean(maps, axis=0)
         profile = ndimage.mean(correlation, _RING, np.arange(_REACH + 1))
         centre = _central_peak(profile[np.isfinite(profile)])
@@ -68,17 +83,20 @@ def column_scale(
         found, height, end = centre
         outside = correlation[(end < _RING) & np.isfinite(correlation)]
         scale = Scale(width_px or found, float(outside.max(initial=0.0) / height))
-        if width_px or abs(found - width) < 0.05 * width:
+        if width_px or max(10.0, 3.0 * found) < 1.05 * blur:
             return scale
         width = found
     return scale
 
 
 def _autocorrelation(
-    image: NDArray[np.float64], valid: NDArray[np.bool_], blur: float
+    image: NDArray[np.float64], valid: NDArray[np.bool_], blur: float, even: bool
 ) -> NDArray[np.float64]:
     """Autocorrelation at lags up to `_REACH`; NaN beyond a quarter of the frame."""
     rest = np.where(valid, image - local_mean(image, valid, blur), 0.0)
+    if even:
+        contrast = np.sqrt(np.maximum(local_mean(rest**2, valid, 2 * blur), 0.0))
+        rest /= np.maximum(contrast, max(1e-3 * float(contrast.max()), 1e-300))
     correlation = np.fft.irfft2(np.abs(np.fft.rfft2(rest)) ** 2, s=rest.shape) / rest.size
     reach = max(2, min(_REACH, min(rest.shape) // 4))
     lag = np.arange(-reach, reach + 1)
