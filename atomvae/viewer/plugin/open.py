@@ -190,9 +190,12 @@ def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
     viewer.scene.camera.center = tuple((low + high) / 2)
     viewer.scene.camera.zoom = 0.96 * min(height / extent[0], (width - 2 * MARGIN) / extent[1])
     picture = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)
-    if picture[..., :3].std() < FLAT:
+    # Only the middle counts: where layers are not drawn, captions and colour bars still are.
+    middle = picture[height // 4 : -height // 4, width // 4 : -width // 4, :3]
+    if middle.std() < FLAT:
         raise InputError(
-            f"the canvas stayed empty: OpenGL does not draw here; start the command with {XVFB}"
+            "the canvas stayed empty: OpenGL does not draw here (or the frame is blank, then "
+            f"choose another one); start the command with {XVFB}"
         )
     from matplotlib.image import imsave
 
