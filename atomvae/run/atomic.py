@@ -1,7 +1,9 @@
 """Writing that is visible whole or not at all: a temporary name first, then a rename."""
 
+import ctypes
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -51,8 +53,7 @@ def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
 
     Notes
     -----
-    A file is replaced in one step. For a folder the old one is moved away first, so for an
-    instant there is none: whoever is killed right then finds neither, never a mixture.
+    See `move` for how the place is taken.
     """
     scratch = path.parent if scratch is None else scratch
     scratch.mkdir(parents=True, exist_ok=True)
@@ -60,16 +61,45 @@ def replacing(path: Path, scratch: Path | None = None) -> Iterator[Path]:
     temporary = scratch / f".{path.name}.{uuid.uuid4().hex[:12]}.tmp"
     try:
         yield temporary
-        if temporary.is_dir():
-            old = temporary.with_suffix(".old")
-            if path.exists():
-                os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
+        move(temporary, path)
     finally:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
             temporary.unlink(missing_ok=True)
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file or folder to a name, in one step also when something has it already.
+
+    Parameters
+    ----------
+    source : Path
+        What to move; nothing is left there.
+    target : Path
+        Its new name, on the same file system.
+
+    Notes
+    -----
+    Folders exchange their names in one system call on Linux. Where there is none, the old folder
+    is moved away first, so for an instant there is none; never a mixture.
+    """
+    if not (source.is_dir() and target.exists()):
+        os.replace(source, target)
+    elif _exchange(source, target):
+        shutil.rmtree(source, ignore_errors=True)
+    else:
+        old = source.with_suffix(".old")
+        os.replace(target, old)
+        os.replace(source, target)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Swap two names in one step (Linux renameat2); False where that does not exist."""
+    library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
+    rename = getattr(library, "renameat2", None)
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return rename is not None and 0 == rename(
+        here, os.fsencode(one), here, os.fsencode(other), exchange
+    )

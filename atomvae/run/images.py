@@ -9,7 +9,7 @@ import numpy as np
 import zarr
 
 from atomvae.errors import InputError
-from atomvae.movie.movie import Movie
+from atomvae.movie.movie import Movie, frames_per_block
 from atomvae.run.atomic import replacing
 from atomvae.run.tables import open_group
 
@@ -131,9 +131,10 @@ def read_image(path: Path) -> Movie:
             f"{path}/0/data lacks {missing} of its {array.nchunks} chunks; "
             "run the import again or restore the folder from a copy"
         )
+    block = frames_per_block(len(array), array.nbytes // len(array))
     size, frame_time = about["pixel_size_nm"], about["frame_time_s"]
     return Movie(
-        frames=da.from_zarr(array, chunks=(1, *array.shape[1:])),
+        frames=da.from_zarr(array, chunks=(block, *array.shape[1:])),
         pixel_size=None if size is None else (float(size[0]), float(size[1])),
         frame_time=None if frame_time is None else float(frame_time),
         name=about["name"],
@@ -156,7 +157,7 @@ def _from_source(path: Path, about: dict[str, Any]) -> Movie:
     if found is None or not source.get("path"):
         raise InputError(
             f"the frames of movie '{about['name']}' were not copied and their file is gone "
-            f"(expected {places[0]}); put it back, or run with import.copy: always"
+            f"(expected {places[0]}); put it back, or run with copy_movie: always"
         )
     movie = read_movie(
         found,
@@ -164,7 +165,7 @@ def _from_source(path: Path, about: dict[str, Any]) -> Movie:
         frame_time=source.get("frame_time"),
         dataset=source.get("dataset"),
     )
-    return replace(movie, name=about["name"])
+    return replace(movie[: source.get("frames")], name=about["name"])
 
 
 def _ome(movie: Movie) -> dict[str, Any]:

@@ -65,7 +65,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _integer)
 
 
 def read_yaml(text: str, where: str) -> Any:
-    """Read YAML text into plain values.
+    r"""Read YAML text into plain values.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def read_yaml(text: str, where: str) -> Any:
     --------
     >>> read_yaml("{lattice: off, rate: 1e-3, frames: 010}", "settings")
     {'lattice': 'off', 'rate': 0.001, 'frames': 10}
-    >>> read_yaml("a: 1\\na: 2", "settings")
+    >>> read_yaml("a: 1\na: 2", "settings")
     Traceback (most recent call last):
     ...
     atomvae.errors.InputError: settings: line 2: key 'a' was already given in line 1; keep one
