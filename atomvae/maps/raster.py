@@ -11,7 +11,7 @@ from scipy.spatial import cKDTree
 from atomvae.errors import InputError
 
 Method = Literal["voronoi", "gaussian"]
-_REACH = 0.75  # default reach in nearest distances: covers a cell of the lattice, not a hole
+_REACH = 0.9  # default reach, in roots of the area per atom: covers a honeycomb, not a hole
 _NEAREST = 12  # atoms that a Gaussian average looks at
 _BATCH = 2**18  # pixels drawn at once
 
@@ -44,10 +44,10 @@ def raster(
         ``((i + 0.5) * pixel_step - 0.5, ...)``.
     method
         "voronoi": the value of the nearest atom. "gaussian": the average of the atoms around,
-        weighted by a Gaussian of standard deviation ``reach / 2``.
+        weighted by a Gaussian of standard deviation ``2 / 3 reach``.
     reach
-        Distance in px from the nearest atom beyond which the picture is NaN; default 0.75 times
-        the median nearest distance in this frame (for "gaussian" 1.5 times).
+        Distance in px from the nearest atom beyond which the picture is NaN; default 0.9 times
+        the root of the median area per atom in this frame.
 
     Returns
     -------
@@ -76,14 +76,13 @@ def raster(
     value = rows[column].to_numpy(dtype=np.float64)
     tree = cKDTree(place)
     if reach is None:
-        nearest = tree.query(place, k=2)[0][:, 1] if len(place) > 1 else np.array([min(shape)])
-        reach = _REACH * float(np.median(nearest)) * (2 if method == "gaussian" else 1)
+        reach = _REACH * _cell(tree, shape)
     k = 1 if method == "voronoi" else min(_NEAREST, len(place))
     picture = np.empty(len(grid))
     for start in range(0, len(grid), _BATCH):
         part = slice(start, start + _BATCH)
         distance, index = tree.query(grid[part], k=[*range(1, k + 1)])  # (pixels, k)
-        weight = np.exp(-2 * ((distance**2 - distance[:, :1] ** 2) / reach**2))
+        weight = np.exp(-9 / 8 * (distance**2 - distance[:, :1] ** 2) / reach**2)
         mean = _average(value[index], weight, _period(rows, column), column == "angle_folded")
         picture[part] = np.where(distance[:, 0] <= reach, mean, np.nan)
     return picture.reshape(size).astype(np.float32)
@@ -131,6 +130,16 @@ def raster_stack(
         rows = table.iloc[rows_of.get(frame, [])]
         out[i] = raster(rows, column, frame, shape, pixel_step=pixel_step, method=method)
     return out
+
+
+def _cell(tree: cKDTree, shape: tuple[int, int]) -> float:
+    """Root of the median area per atom in px, from the discs that hold 13 atoms each."""
+    n = min(13, tree.n - 1)
+    if n < 1:
+        return float(min(shape)) / 10
+    # Half-way to the next atom: a disc through atoms would count them whole.
+    radius = tree.query(tree.data, k=[n, n + 1])[0].mean(1)
+    return float(np.sqrt(np.pi / n) * np.median(radius))
 
 
 def _check(table: pd.DataFrame, column: str, method: str, pixel_step: float) -> None:

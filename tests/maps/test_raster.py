@@ -28,13 +28,35 @@ def test_voronoi_is_the_value_of_the_nearest_atom(grid):
         assert picture[y, x] == pytest.approx(rows["z_0"].iloc[int(distance.argmin())])
 
 
-def test_nan_far_from_atoms(grid):
-    full, hole = (raster(grid, "z_0", t, (64, 96)) for t in (0, 1))
+HALF = 0.75**0.5
+CELLS = {
+    "honeycomb": ([[1.5, HALF], [1.5, -HALF]], [[0, 0], [1, 0]]),
+    "square": ([[1, 0], [0, 1]], [[0, 0]]),
+    "hexagonal": ([[1, 0], [0.5, HALF]], [[0, 0]]),
+}
+
+
+@pytest.mark.parametrize("spacing", [3.0, 8.0])
+@pytest.mark.parametrize("name", CELLS)
+def test_default_reach_covers_the_lattice_and_shows_holes(name, spacing):
+    vectors, basis = (np.array(a) for a in CELLS[name])
+    ij = np.mgrid[-40:41, -40:41].reshape(2, -1).T
+    y, x = spacing * ((ij @ vectors)[:, None] + basis).reshape(-1, 2).T + 50
+    table = pd.DataFrame({"frame": 0, "y": y, "x": x, "z_0": 1.0})
+    table = table[table["y"].between(-20, 120) & table["x"].between(-20, 120)]
+    assert np.isfinite(raster(table, "z_0", 0, (100, 100))).all()
+    hole = table[np.hypot(table["y"] - 50, table["x"] - 50) > 1.1 * spacing]  # one shell gone
+    assert np.isnan(raster(hole, "z_0", 0, (100, 100))[50, 50])
+
+
+def test_nan_beyond_the_reach(grid):
+    reach = 6.0
+    full, hole = (raster(grid, "z_0", t, (64, 96), reach=reach) for t in (0, 1))
     assert np.isfinite(full[4:56, 4:84]).all()
     rows = grid[grid["frame"] == 1]
     yy, xx = np.mgrid[:64, :96]
     away = np.min([np.hypot(yy - y, xx - x) for y, x in rows[["y", "x"]].to_numpy()], axis=0)
-    np.testing.assert_array_equal(np.isnan(hole), away > 6.0)  # 0.75 of 8 px
+    np.testing.assert_array_equal(np.isnan(hole), away > reach)
     assert np.isnan(hole[28, 44])
 
 

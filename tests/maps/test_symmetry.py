@@ -9,6 +9,7 @@ from atomvae.maps.symmetry import (
     circular_mean,
     circular_sd,
     fold,
+    model_symmetry,
     sublattice_from_angle,
     symmetry_order,
 )
@@ -167,3 +168,21 @@ def test_sublattices_of_graphene():
     labels, _ = sublattice_from_angle([np.nan, 0.0, np.pi / 3], 3)
     assert labels.tolist() == [-1, 0, 1]
     assert np.isnan(sublattice_from_angle([np.nan], 3)[1])
+
+
+@pytest.mark.parametrize("name", ["graphene", "square", "graphene beside a vacancy"])
+def test_symmetry_of_what_a_model_has_learnt(name):
+    from atomvae.model import zoo
+    from atomvae.model.encode import encode
+    from atomvae.model.train import TrainConfig, train
+
+    points, order = MOTIFS[name]
+    rng = np.random.default_rng(0)
+    bright = rng.uniform(0.7, 1.3, (256, 1, 1))
+    images = draw(points, size=16) * bright + 0.05 * rng.normal(size=(256, 16, 16))
+    model = zoo.vae((16, 16))
+    train(model, images.astype(np.float32), TrainConfig(epochs=30))
+    found = model_symmetry(model, encode(model, images))
+    assert found.n == order and found.confidence > 0.9
+    with pytest.raises(InputError, match="empty"):
+        model_symmetry(model, encode(model, images).iloc[:0])
