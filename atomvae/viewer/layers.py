@@ -252,7 +252,7 @@ def _angle_layer(
         "vector_style": "arrow" if symmetry == 1 else "line",
         "opacity": 1.0,
     }
-    shows = scale.about("full turn" if symmetry == 1 else f"modulo {period:g}°")
+    shows = scale.about("" if symmetry == 1 else f"modulo {period:g}°")
     options |= _about(shared, shows) | scale.settings("edge", "angle_deg")
     return vectors, options, "vectors"
 

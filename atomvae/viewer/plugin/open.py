@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 XVFB = 'xvfb-run -a -s "-screen 0 1600x1000x24"'
 HIDDEN = ("offscreen", "minimal", "vnc")  # Qt's platforms that draw no OpenGL
-MARGIN = 240  # px at the sides of a picture, for the legends
+MARGIN = 130  # px at the sides of a picture, for the colour bar
+LETTER = 13  # px that a letter of the caption takes, about
 FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
 
 
@@ -188,7 +189,10 @@ def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
     low, high = viewer.layers.extent.world[:, -2:]
     extent = high - low
     viewer.scene.camera.center = tuple((low + high) / 2)
-    viewer.scene.camera.zoom = 0.96 * min(height / extent[0], (width - 2 * MARGIN) / extent[1])
+    longest = max(map(len, viewer.canvas.overlays.text.text.splitlines()), default=0)
+    margin = min(max(MARGIN, LETTER * longest), width // 3)
+    zoom = min(height / extent[0], (width - 2 * margin) / extent[1])
+    viewer.scene.camera.zoom = 0.96 * zoom
     picture = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)
     # Only the middle counts: where layers are not drawn, captions and colour bars still are.
     middle = picture[height // 4 : -height // 4, width // 4 : -width // 4, :3]

@@ -59,7 +59,7 @@ class PipelineWidget(QWidget):
         self.model = QComboBox()
         self.model.addItems(MODELS)
         self.out = _Place(self, "where the run goes", folder=True)
-        self.out.text.setText(str(Path.cwd()))
+        self.out.text.setText(str(Path.home() / "atomvae"))
         self.run = QPushButton("Run")
         self.cancel = QPushButton("Cancel")
         self.bar = QProgressBar()
