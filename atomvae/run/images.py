@@ -131,7 +131,7 @@ def read_image(path: Path) -> Movie:
             f"{path}/0/data lacks {missing} of its {array.nchunks} chunks; "
             "run the import again or restore the folder from a copy"
         )
-    block = frames_per_block(len(array), array.nbytes // len(array))
+    block = frames_per_block(array.shape[0], array.nbytes // array.shape[0])
     size, frame_time = about["pixel_size_nm"], about["frame_time_s"]
     return Movie(
         frames=da.from_zarr(array, chunks=(block, *array.shape[1:])),

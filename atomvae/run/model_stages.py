@@ -159,13 +159,13 @@ def encode_stage(work: Work) -> Figures:
 def map_stage(work: Work) -> Figures:
     """Put the latents on the lattice: the joined table."""
     from atomvae.maps.latents import map_latents
-    from atomvae.maps.symmetry import symmetry_order
+    from atomvae.maps.symmetry import model_symmetry
 
     folder, label = work.folder, work.pipeline.model.label
     atoms, latents = folder.atoms(), folder.latents(label)
     order, confidence = work.pipeline.map.symmetry, 1.0
     if order is None and "angle" in latents:
-        measured = symmetry_order(folder.model(label), latents)
+        measured = model_symmetry(folder.model(label), latents)
         order, confidence = measured.n, measured.confidence
     pieces = []
     for m in range(len(folder.movies)):
