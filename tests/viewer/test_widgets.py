@@ -108,7 +108,7 @@ def small(viewer, pipeline, tmp_path):
     """A simulated movie open in the viewer, and a form that asks for a small model of it."""
     from atomvae.datasets.simulate import simulate
 
-    made = simulate("graphene", frames=2, shape=(96, 96), dose=50.0, difficulty="poisson", seed=0)
+    made = simulate("graphene", frames=3, shape=(96, 96), dose=50.0, difficulty="poisson", seed=0)
     open_layers(viewer, made.movie)
     pipeline.out.text.setText(str(tmp_path / "results"))
     pipeline.numbers["train.epochs"].setText("2")
@@ -150,13 +150,24 @@ def test_cancel_ends_the_process(viewer, pipeline, small, tmp_path, qtbot):
     pipeline.numbers["train.epochs"].setText("100000")
     pipeline.run.click()
     qtbot.waitUntil(lambda: pipeline.status.text().startswith("train"), timeout=300_000)
-    pid = pipeline.child.pid
+    pid = pipeline.children[0].pid
     assert alive(pid)
     pipeline.cancel.click()
     qtbot.waitUntil(pipeline.run.isEnabled, timeout=20_000)
     assert not alive(pid)
     assert "cancelled" in pipeline.status.text()
     assert "atoms" not in viewer.layers
+
+
+def test_cancel_at_once(pipeline, small, qtbot):
+    pipeline.run.click()
+    pipeline.cancel.click()
+    qtbot.waitUntil(pipeline.run.isEnabled, timeout=60_000)
+    assert "cancelled" in pipeline.status.text()
+    assert not any(alive(child.pid) for child in pipeline.children)
+    pipeline.numbers["train.epochs"].setText("none")  # and it can be used again
+    pipeline.run.click()
+    assert "Epochs is 'none'" in pipeline.status.text()
 
 
 def test_mistake_in_the_movie_is_said_in_the_form(pipeline, tmp_path, qtbot):
@@ -182,8 +193,8 @@ def test_child_reports_errors_of_its_own(tmp_path):
 def test_closing_the_dock_ends_the_process(viewer, pipeline, small, qtbot):
     pipeline.numbers["train.epochs"].setText("100000")
     pipeline.run.click()
-    qtbot.waitUntil(lambda: pipeline.child is not None, timeout=60_000)
-    pid = pipeline.child.pid
+    qtbot.waitUntil(lambda: len(pipeline.children) == 1, timeout=60_000)
+    pid = pipeline.children[0].pid
     viewer.window.remove_dock_widget(pipeline)
     pipeline.deleteLater()
     deadline = time.monotonic() + 20

@@ -77,7 +77,8 @@ class Child:
         if error:
             raise InputError(error)
         if code:
-            raise RuntimeError(f"the run ended with status {code}:\n" + "\n".join(other))
+            last = other[-1] if other else f"status {code}"
+            raise RuntimeError("\n".join([f"the run failed: {last}", "", *other]))
 
     def cancel(self) -> None:
         """Stop the child and its workers; the run folder stays and can be continued."""

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Generator
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from qtpy.QtCore import Qt
@@ -48,8 +49,9 @@ class PipelineWidget(QWidget):
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
         self._viewer = viewer
-        self.child: Any = None  # the process that runs
-        self._worker: Any = None
+        self.children: list[Any] = []  # the process that runs, once it does
+        self._worker: Any = None  # the thread that listens to it
+        self._stopped = Event()  # this run shall not go on
         self._source: Any = None  # the open layer that is analysed
         self.movie = QComboBox()
         self.file = _Place(self, "a movie", folder=False)
@@ -66,7 +68,7 @@ class PipelineWidget(QWidget):
         self.status = QLabel("")
         self._lay_out()
         self.run.clicked.connect(self._start)
-        self.cancel.clicked.connect(self._cancel)
+        self.cancel.clicked.connect(self.stop)
         self.movie.currentTextChanged.connect(self._movie_changed)
         viewer.layers.events.inserted.connect(self.refresh)
         viewer.layers.events.removed.connect(self.refresh)
@@ -162,32 +164,13 @@ class PipelineWidget(QWidget):
         file = self.file.text.text().strip()
         self._busy(True)
         self.status.setText("starting")
-        worker = create_worker(self._work, self._source, file, settings, out, _start_thread=False)
+        self.children, self._stopped = [], Event()
+        job = (self._source, file, settings, out, self.children, self._stopped)
+        worker = create_worker(follow, *job, _start_thread=False)
         worker.yielded.connect(self._show)
-        worker.finished.connect(self._idle)
+        worker.finished.connect(self._ended)
         self._worker = worker
         worker.start()
-
-    def _work(
-        self, layer: Any, file: str, settings: dict[str, Any], out: Path
-    ) -> Generator[dict[str, Any], None, None]:
-        """Prepare the movie and follow the child; in a thread, so it touches no widget."""
-        import yaml
-
-        from atomvae.viewer.plugin.child import Child
-
-        try:
-            movie = _movie_file(layer, file, out)
-            name = re.sub(r"[^A-Za-z0-9_.-]+", "_", movie.stem).strip("_.-") or "movie"
-            path = out / f"{name}.yaml"
-            plain = {"name": name, "movie": str(movie)} | settings
-            path.write_text(yaml.safe_dump(plain, sort_keys=False))
-            yield {"command": f"atomvae run {path} --out {out}"}
-            self.child = Child(path, out)
-            yield from self.child.reports()
-        except (InputError, OSError, RuntimeError) as error:
-            # Not left to the worker: the user reads it in the form, not in a traceback.
-            yield {"error": str(error)}
 
     def _show(self, report: dict[str, Any]) -> None:
         """Show a report of the child; open the run when it is the last."""
@@ -218,21 +201,25 @@ class PipelineWidget(QWidget):
             getattr(self._viewer, f"add_{kind}")(data, **options)
         annotate(self._viewer)
 
-    def _cancel(self) -> None:
-        """Stop the process; what it finished stays on disk."""
-        if self.child is not None:
-            self.child.cancel()
-            self.status.setText("cancelled; Run continues where it was")
+    def stop(self) -> None:
+        """Stop the process, or keep it from starting; what it finished stays on disk."""
+        if self._worker is not None:
+            self._stopped.set()
+            self._worker.quit()
+            for child in self.children:
+                child.cancel()
 
     def _closed(self) -> None:
         """Stop what goes on, and hear no more of the viewer."""
         self._viewer.layers.events.inserted.disconnect(self.refresh)
         self._viewer.layers.events.removed.disconnect(self.refresh)
-        if self.child is not None:
-            self.child.cancel()
+        self.stop()
 
-    def _idle(self) -> None:
+    def _ended(self) -> None:
         """Be ready for the next run."""
+        if self._stopped.is_set():
+            self.status.setText("cancelled; Run continues where it was")
+        self._worker = None
         self._busy(False)
 
     def _busy(self, busy: bool) -> None:
@@ -241,7 +228,56 @@ class PipelineWidget(QWidget):
         self.cancel.setEnabled(busy)
         if busy:
             self.bar.setValue(0)
-            self.child = None
+
+
+def follow(
+    layer: Any,
+    file: str,
+    settings: dict[str, Any],
+    out: Path,
+    children: list[Any],
+    stopped: Event,
+) -> Generator[dict[str, Any], None, None]:
+    """Prepare the movie, start the process and pass on what it says; runs in a thread.
+
+    Parameters
+    ----------
+    layer : napari.layers.Image or None
+        The movie, if it is open.
+    file : str
+        The movie, if it is not.
+    settings : dict
+        Settings of the pipeline without the movie.
+    out : Path
+        Folder of the results; the settings are written there too.
+    children : list
+        Gets the process, so that it can be stopped.
+    stopped : Event
+        Set before the process is stopped; then one that is just starting is stopped here.
+
+    Yields
+    ------
+    dict
+        The command that does the same, the reports of the process, or ``error``.
+    """
+    import yaml
+
+    from atomvae.viewer.plugin.child import Child
+
+    try:
+        movie = _movie_file(layer, file, out)
+        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", movie.stem).strip("_.-") or "movie"
+        path = out / f"{name}.yaml"
+        plain = {"name": name, "movie": str(movie)} | settings
+        path.write_text(yaml.safe_dump(plain, sort_keys=False))
+        yield {"command": f"atomvae run {path} --out {out}"}
+        children.append(Child(path, out))
+        if stopped.is_set():
+            children[-1].cancel()
+        yield from children[-1].reports()
+    except (InputError, OSError, RuntimeError) as error:
+        # Not left to the worker: the user reads it in the form, not in a traceback.
+        yield {"error": str(error)}
 
 
 class _Place(QWidget):
