@@ -45,6 +45,13 @@ class Branches:
         """(B, K) probability of each branch."""
         return self.log_weight.exp()
 
+    @property
+    def within_class(self) -> Tensor:
+        """(B, K, K) log probability of branch k' given the class of branch k."""
+        same = self.label[:, :, None] == self.label[:, None]
+        log_weight = self.log_weight[:, None].masked_fill(~same, -torch.inf)
+        return log_weight - log_weight.logsumexp(-1, keepdim=True)
+
     @classmethod
     def one(cls, batch: int, dtype: torch.dtype = torch.float32) -> "Branches":
         """Make the branches of a model that has nothing to enumerate: one per image."""

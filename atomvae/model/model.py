@@ -168,7 +168,7 @@ class Model(nn.Module):
             q[name] = self.angle.posterior(params[name], branches)
             branches = replace(branches, turn=q[name].mean[..., 0])
         for f in self.latent:
-            if f is not self.angle:
+            if f.name not in q:
                 q[f.name] = f.posterior(params[f.name], branches)
         return Posterior(branches, q)
 
