@@ -96,11 +96,12 @@ class DetectConfig(Settings):
         frames = [clean_frame(frame) for frame in _sample(source)]
         frames = [frame for frame in frames if frame[1].any()] or [_NOTHING]
         images, valid = [f[0] for f in frames], [f[1] for f in frames]
-        width, periodicity = column_scale(images, valid, self.width_px)
-        crystal = periodicity > PERIODIC if self.crystal is None else self.crystal
+        scale = column_scale(images, valid, self.width_px)
+        width = scale.width_px
+        crystal = scale.periodicity > PERIODIC if self.crystal is None else self.crystal
         polarity = self.polarity or _named_polarity(source)
         if polarity is None:
-            polarity = "bright" if bright_columns(images, valid, width) else "dark"
+            polarity = "bright" if bright_columns(images, valid, scale) else "dark"
         noise = self._noise(images, valid, width)
         found = self.model_copy(
             update={

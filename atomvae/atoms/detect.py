@@ -1,6 +1,6 @@
 """Atoms of a frame, atoms of a movie."""
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import dask
 import numpy as np
@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from atomvae.atoms.candidates import local_peaks
 from atomvae.atoms.config import DetectConfig
+from atomvae.atoms.joint import fit_joint
 from atomvae.atoms.mask import clean_frame
 from atomvae.atoms.refine import (
     ColumnFit,
@@ -25,7 +26,9 @@ from atomvae.errors import InputError
 from atomvae.movie.movie import Movie
 
 _MISFIT = 1.5  # typical chi2 of a frame above which its noise is taken from the residual
+_OVERLAP = 3.6  # widths of spacing below which columns are fitted jointly
 _TRUSTED = 3.0  # signal to noise ratio of a neighbour worth subtracting, and of a clean atom
+_WIDEST = 1.6  # of the width found in the autocorrelation, which is low under overlap
 _LEAST_SPREAD = 0.03  # of the width: the prior is never narrower
 _FRAMES_PER_TASK = 16
 
@@ -128,6 +131,8 @@ def detect_frame(frame: ArrayLike, config: DetectConfig | None = None) -> pd.Dat
     if found.empty:
         return empty_atoms()
     atoms = _refined(image, valid, found, config)
+    if _overlapping(atoms, config):
+        atoms = _jointly(image, valid, atoms, config)
     return _settled(atoms, image.shape, config)
 
 
@@ -202,6 +207,32 @@ def _refined(
     return _table(fit, start, unit, zero)
 
 
+def _overlapping(atoms: pd.DataFrame, config: DetectConfig) -> bool:
+    """Whether columns share so much light that only a joint fit tells them apart."""
+    assert config.spacing_px is not None
+    if config.joint == "auto":
+        return len(atoms) > 1 and config.spacing_px < _OVERLAP * float(atoms["sigma"].median())
+    return config.joint == "on"
+
+
+def _jointly(
+    image: Floats, valid: NDArray[np.bool_], atoms: pd.DataFrame, config: DetectConfig
+) -> pd.DataFrame:
+    """Atom table fitted all at once, from the windowed fits."""
+    noise = config.noise_model()
+    counted = noise.kind == "poisson" and config.sign > 0  # the joint fit wants bright columns
+    unit, zero = (noise.gain, noise.offset) if counted else (config.sign * noise.sd, 0.0)
+    inside = _settled(atoms, image.shape, config)
+    start = inside[["y", "x"]].assign(amplitude=inside["amplitude"] / unit)
+    width = float(inside["sigma"].median())
+    kind: Literal["poisson", "gaussian"] = "poisson" if counted else "gaussian"
+    fit = fit_joint((image - zero) / unit, start, width, noise=kind, valid=valid)
+    fit["amplitude"] *= unit
+    fit["amplitude_sd"] *= abs(unit)
+    fit["background"] = fit["background"] * unit + zero
+    return inside.assign(**{str(name): fit[name].to_numpy() for name in fit})
+
+
 def _passes(
     counts: Floats, valid: NDArray[np.bool_], found: pd.DataFrame, config: DetectConfig
 ) -> tuple[ColumnFit, Floats]:
@@ -220,6 +251,9 @@ def _passes(
         light = neighbour_light(fit.theta, _score(fit) > _TRUSTED, windows, half)
         fit = fit_columns(windows, _restart(fit, start, prior), config.noise, light, prior)
         prior = updated_prior(fit, prior)
+        # Saturated or unresolved columns widen without end: the autocorrelation has a say.
+        mean = float(np.clip(prior.mean, 0.6 * config.width_px, _WIDEST * config.width_px))
+        prior = prior._replace(mean=mean)
     return fit, start
 
 

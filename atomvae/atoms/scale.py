@@ -16,10 +16,15 @@ _RING = np.rint(np.hypot(*np.mgrid[-_REACH : _REACH + 1, -_REACH : _REACH + 1]))
 
 
 class Scale(NamedTuple):
-    """Width of the columns (px), and how periodic they are: 0 not at all, about 1 a crystal."""
+    """What the autocorrelation tells.
+
+    Width of the columns (px); how periodic they are: 0 not at all, about 1 a crystal; whether the
+    lattice has six nearest lattice vectors of one length.
+    """
 
     width_px: float
     periodicity: float
+    hexagonal: bool
 
 
 def column_scale(
@@ -61,7 +66,9 @@ def column_scale(
     evened = _scale(images, valid, width_px, True)
     if evened.periodicity > PERIODIC:
         return evened
-    return _scale(images, valid, width_px, False)._replace(periodicity=evened.periodicity)
+    return _scale(images, valid, width_px, False)._replace(
+        periodicity=evened.periodicity, hexagonal=False
+    )
 
 
 def _scale(
@@ -79,14 +86,34 @@ def _scale(
         profile = ndimage.mean(correlation, _RING, np.arange(_REACH + 1))
         centre = _central_peak(profile[np.isfinite(profile)])
         if centre is None:
-            return Scale(width, 0.0)
+            return Scale(width, 0.0, False)
         found, height, end = centre
-        outside = correlation[(end < _RING) & np.isfinite(correlation)]
-        scale = Scale(width_px or found, float(outside.max(initial=0.0) / height))
+        outside = np.where((end < _RING) & np.isfinite(correlation), correlation, 0.0)
+        scale = Scale(width_px or found, float(outside.max() / height), _is_hexagonal(outside, end))
         if width_px or max(10.0, 3.0 * found) < 1.05 * blur:
             return scale
         width = found
     return scale
+
+
+def _is_hexagonal(outside: NDArray[np.float64], end: int) -> bool:
+    """Whether the nearest high maximum repeats when turned by 60 and 120 degrees."""
+    top = (ndimage.maximum_filter(outside, 5) == outside) & (outside > 0.6 * outside.max())
+    y, x = np.nonzero(top)
+    if not y.size:
+        return False
+    nearest = np.argmin(_RING[y, x])
+    vector = complex(x[nearest] - _REACH, y[nearest] - _REACH)
+    slack = max(2, round(0.1 * abs(vector)))  # scans are sheared
+    for turn in (np.pi / 3, 2 * np.pi / 3):
+        at = vector * np.exp(1j * turn)
+        row, column = round(at.imag) + _REACH, round(at.real) + _REACH
+        near = outside[max(row - slack, 0) : row + slack + 1, max(column - slack, 0) :][
+            :, : 2 * slack + 1
+        ]
+        if near.max(initial=0.0) < 0.7 * outside[y[nearest], x[nearest]]:
+            return False
+    return True
 
 
 def _autocorrelation(
@@ -127,9 +154,12 @@ def _central_peak(profile: NDArray[np.float64]) -> tuple[float, float, int] | No
 
 
 def bright_columns(
-    images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]], width_px: float
+    images: list[NDArray[np.float64]], valid: list[NDArray[np.bool_]], scale: Scale
 ) -> bool:
-    """Whether columns stand out bright: the band-passed image is skewed to the bright side.
+    """Whether columns are bright: the band-passed image is skewed to the bright side.
+
+    Overlapping bright columns of a honeycomb are skewed to the dark side by its holes, exactly as
+    a hexagonal lattice of dark columns would be; of the two, the honeycomb is assumed.
 
     Parameters
     ----------
@@ -137,8 +167,8 @@ def bright_columns(
         Frames (y, x), finite float64.
     valid
         bool (y, x) per frame.
-    width_px
-        Column width, px.
+    scale
+        Of the columns, see `column_scale`.
 
     Returns
     -------
@@ -149,13 +179,15 @@ def bright_columns(
     --------
     >>> y, x = np.mgrid[:64, :64] % 16 - 8.0
     >>> image = np.exp(-(y**2 + x**2) / (2 * 2.5**2))
-    >>> inside = [image > -1]
-    >>> bright_columns([image], inside, 2.5), bright_columns([-image], inside, 2.5)
+    >>> inside, scale = [image > -1], Scale(2.5, 1.0, False)
+    >>> bright_columns([image], inside, scale), bright_columns([-image], inside, scale)
     (True, False)
     """
+    if scale.hexagonal:
+        return True
     skew = 0.0
     for image, inside in zip(images, valid, strict=True):
-        fine, broad = (local_mean(image, inside, k * width_px) for k in (1.0, 4.0))
+        fine, broad = (local_mean(image, inside, k * scale.width_px) for k in (1.0, 4.0))
         band = (fine - broad)[inside]
         spread = band.std() if band.size else 0.0
         skew += float(np.mean(((band - band.mean()) / spread) ** 3)) if spread > 0 else 0.0
