@@ -12,6 +12,7 @@ from atomvae.atoms.noise import Noise
 _SURROUND = 1.6  # the filter is a Gaussian of the column's width minus one this much wider
 _LEAST_ELECTRONS = 0.05  # floor of the noise, electrons per px, where an image is empty
 _BACKGROUND = 0.995  # share of the maxima of a textured background that are turned down
+_ALONE = 0.1  # share of fainter maxima below which columns have no noise between them
 _FAINT = 0.35  # of the typical score: a column may be this faint beside the others
 _FALSE_PER_FRAME = 1.0  # noise maxima above the threshold that a frame may hold
 
@@ -158,8 +159,10 @@ def score_threshold(
         return max(from_noise, float(np.quantile(pits, _BACKGROUND)))
     clear = peaks[peaks > from_noise]
     faint = _FAINT * float(np.median(clear)) if clear.size else from_noise
+    if np.mean(peaks < faint) < _ALONE:
+        return min(faint, from_noise)
     valley = _valley(peaks, min(faint, from_noise), from_noise)
-    return min(faint, from_noise) if valley is None else valley
+    return from_noise if valley is None else valley
 
 
 def noise_threshold(n_pixels: int, width_px: float) -> float:
@@ -201,5 +204,5 @@ def _valley(scores: NDArray[np.float64], low: float, high: float) -> float | Non
     lowest = heaps[inside].min()
     at = inside[int(np.median(np.flatnonzero(heaps[inside] <= lowest)))]
     left, right = heaps[: at + 1].max(), heaps[at:].max()
-    deep = lowest < 0.5 * min(left, right) and left > 0
+    deep = lowest < 0.5 * min(left, right) and inside[0] < at < inside[-1]
     return float(np.exp(centres[at])) if deep else None

@@ -122,7 +122,7 @@ def _autocorrelation(
     """Autocorrelation at lags up to `_REACH`; NaN beyond a quarter of the frame."""
     rest = np.where(valid, image - local_mean(image, valid, blur), 0.0)
     if even:
-        contrast = np.sqrt(np.maximum(local_mean(rest**2, valid, 2 * blur), 0.0))
+        contrast = np.sqrt(np.maximum(ndimage.uniform_filter(rest**2, round(6 * blur)), 0.0))
         rest /= np.maximum(contrast, max(1e-3 * float(contrast.max()), 1e-300))
     correlation = np.fft.irfft2(np.abs(np.fft.rfft2(rest)) ** 2, s=rest.shape) / rest.size
     reach = max(2, min(_REACH, min(rest.shape) // 4))
