@@ -330,6 +330,8 @@ def _loop(
     sums: dict[str, Tensor] = {}  # on the device since the last check
     began, first, saved = time.monotonic(), state.step, time.monotonic()
     order, shuffled = run.rows, -1
+    if path is not None and not path.exists():
+        _save(run, path, good, good_state, best)  # a run stopped in its first epoch starts anew
     while state.step < run.total:
         epoch, k = divmod(state.step, run.steps)
         if shuffled != epoch:
@@ -358,10 +360,21 @@ def _loop(
             _close_epoch(run, state, best)
         good, good_state = snapshot(run.model, run.optimizer), asdict(state)
         due = time.monotonic() - saved > SAVE_SECONDS or state.step == run.total
-        if path is not None and (due or len(state.history) == 1):
-            tensors = good | {f"best.{name}": t for name, t in best.items()}
-            save_tensors(tensors, path, {"state": good_state, "run": run.fingerprint()})
+        if path is not None and due:
+            _save(run, path, good, good_state, best)
             saved = time.monotonic()
+
+
+def _save(
+    run: _Run,
+    path: Path,
+    good: dict[str, Tensor],
+    good_state: dict[str, Any],
+    best: dict[str, Tensor],
+) -> None:
+    """Write the checkpoint."""
+    tensors = good | {f"best.{name}": t for name, t in best.items()}
+    save_tensors(tensors, path, {"state": good_state, "run": run.fingerprint()})
 
 
 def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
