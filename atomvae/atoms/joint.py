@@ -247,7 +247,7 @@ def _nodes(shape: tuple[int, int], spacing: float) -> Floats:
 
 
 def _model(tile: _Tile, state: _State) -> tuple[Floats, Floats, Floats, Floats]:
-    """Compute expected value ``(p,)``, unit columns ``(n, k)`` and offsets ``(n, k)`` from the centres."""
+    """Compute expected value ``(p,)``, unit columns ``(n, k)``, offsets ``(n, k)`` from centres."""
     dy = tile.dy - state.shift[:, :1]
     dx = tile.dx - state.shift[:, 1:]
     unit = np.exp(-(dy**2 + dx**2) / (2 * state.width**2)) * tile.inside
