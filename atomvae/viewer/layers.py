@@ -185,7 +185,7 @@ def _contrast(movie: Movie) -> tuple[float, float]:
     step = max(1, max(movie.frames.shape[1:]) // 512)
     sample = np.stack([movie.frame(int(t))[::step, ::step] for t in chosen])
     sample = sample[np.isfinite(sample)]
-    low, high = np.percentile(sample, [0.5, 99.8]) if sample.size else (0.0, 1.0)
+    low, high = np.percentile(sample, [0.5, 99]) if sample.size else (0.0, 1.0)
     return float(low), float(high if high > low else low + 1.0)
 
 
