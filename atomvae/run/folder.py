@@ -31,7 +31,7 @@ from atomvae.atoms.table import COLUMNS
 from atomvae.errors import InputError
 from atomvae.run.atomic import replacing, write_text
 from atomvae.run.images import read_image, write_image
-from atomvae.run.tables import open_group, read_table, write_table
+from atomvae.run.tables import consolidate, open_group, read_table, write_table
 
 if TYPE_CHECKING:
     from atomvae.model.model import Model
@@ -206,9 +206,10 @@ class RunFolder:
 
     def set_movies(self, names: list[str]) -> None:
         """Set which movies belong to the run, in which order; images of others are removed."""
-        text = json.loads((self.path / "zarr.json").read_text())
-        text["attributes"]["atomvae"] |= {"movies": names, "software": software_versions()}
-        write_text(self.path / "zarr.json", json.dumps(text, indent=2))
+        root = json.loads((self.path / "zarr.json").read_text())
+        root["attributes"]["atomvae"] |= {"movies": names, "software": software_versions()}
+        root.pop("consolidated_metadata", None)
+        write_text(self.path / "zarr.json", json.dumps(root, indent=2))
         for image in (self.path / "images").iterdir():
             if image.is_dir() and image.name not in names:
                 shutil.rmtree(image)
@@ -357,6 +358,19 @@ class RunFolder:
     def remove_marker(self, stage: str) -> None:
         """Declare a stage not done."""
         (self.private / "stages" / f"{stage}.json").unlink(missing_ok=True)
+
+    def forget_listing(self) -> None:
+        """Remove the list of all arrays from zarr.json, since it is about to change."""
+        root = json.loads((self.path / "zarr.json").read_text())
+        if root.pop("consolidated_metadata", None) is not None:
+            write_text(self.path / "zarr.json", json.dumps(root, indent=2))
+
+    def write_listing(self) -> None:
+        """List all arrays in zarr.json: other programs open the folder faster, without a warning.
+
+        We never read it, since a listing does not see what is added later.
+        """
+        consolidate(self.path)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

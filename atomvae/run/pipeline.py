@@ -74,8 +74,13 @@ def run_pipeline(
         write_text(folder.private / "config.yaml", pipeline.to_yaml())
         LOG.info("run of %s with seed %d", pipeline.name, pipeline.seed)
         stages = STAGES if until is None else STAGES[: names.index(until) + 1]
-        states = stage_states(stages, folder, pipeline, inputs)
-        run_stages(_wanted(states, until), folder, pipeline, progress or _silent)
+        states = _wanted(stage_states(stages, folder, pipeline, inputs), until)
+        stale = not all(state.done for state in states)
+        if stale:
+            folder.forget_listing()
+        run_stages(states, folder, pipeline, progress or _silent)
+        if stale:
+            folder.write_listing()
     return folder
 
 

@@ -72,11 +72,17 @@ def write_table(
             array.attrs.update((descriptions or {}).get(name, {}))
             if words is not None:
                 array.attrs["categories"] = list(words)
-        _consolidate(temporary)
+        consolidate(temporary)
 
 
-def _consolidate(path: Path) -> None:
-    """List the arrays in one file: xarray warns without. The group is never added to later."""
+def consolidate(path: Path) -> None:
+    """List all arrays of a group in its zarr.json, for programs that warn without (xarray).
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the group; whoever adds to it later must do this again.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ZarrUserWarning)
         zarr.consolidate_metadata(path)
