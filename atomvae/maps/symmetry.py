@@ -222,18 +222,27 @@ def symmetry_order(images: ArrayLike) -> Symmetry:
     return Symmetry(ORDERS[best], float(probability[best]), scores, anisotropy)
 
 
-def model_symmetry(model: "Model", latents: pd.DataFrame, *, n_images: int = 16) -> Symmetry:
-    """Find the symmetry of what a model draws at the contents that the data have.
+def model_symmetry(model: "Model", latents: pd.DataFrame, *, n_images: int = 48) -> Symmetry:
+    """Find the symmetry that most atoms of a model have.
+
+    The motif is drawn at angle 0 and no shift for atoms evenly spaced along the largest spread of
+    their contents, and each picture is judged by itself: a bright dopant in the window of a few
+    atoms must not speak for all.
 
     Parameters
     ----------
     model
         A trained model of one channel.
     latents
-        Its table from `encode`; rows evenly spaced along the largest spread of its contents are
-        drawn at angle 0 and no shift.
+        Its table from `encode`.
     n_images
-        How many.
+        How many atoms.
+
+    Returns
+    -------
+    Symmetry
+        The commonest order; its confidence is the mean probability of that order over the atoms,
+        scores and anisotropy are medians.
 
     Raises
     ------
@@ -262,7 +271,12 @@ def model_symmetry(model: "Model", latents: pd.DataFrame, *, n_images: int = 16)
     ranks = np.linspace(0, len(z) - 1, min(n_images, len(z)) + 2).round().astype(int)
     rows = np.argsort(along, kind="stable")[ranks[1:-1] if len(z) > 2 else ranks[:1]]
     label = latents["class"].to_numpy()[rows] if "class" in latents else 0
-    return symmetry_order(decode(model, z[rows], label=label))
+    found = [symmetry_order(image) for image in decode(model, z[rows], label=label)]
+    share = [sum(s.confidence * (s.n == n) for s in found) / len(found) for n in ORDERS]
+    best = int(np.argmax(share))
+    scores = {n: float(np.median([s.scores[n] for s in found])) for n in ORDERS}
+    anisotropy = float(np.median([s.anisotropy for s in found]))
+    return Symmetry(ORDERS[best], share[best], scores, anisotropy)
 
 
 def _resultant(angle: ArrayLike, n: int, weight: ArrayLike | None) -> complex:
