@@ -27,10 +27,11 @@ from atomvae.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STEPS = 1000  # of a default run: enough for content and pose of a few thousand patches
+STEPS = 600  # of a default run: enough for content and pose of a few thousand patches
 CHECK = 100  # steps between looks at whether the loss is finite
 SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
+NOISE_RATE = 4.0  # learning rate of the noise level over that of the networks
 Report = Callable[[dict[str, float]], None]
 
 
@@ -40,7 +41,7 @@ class TrainConfig(Settings):
     Examples
     --------
     >>> TrainConfig(seed=3).resolve(5000, (1, 32, 32)).epochs
-    28
+    17
     """
 
     epochs: int | None = Field(default=None, ge=1)
@@ -73,7 +74,7 @@ class TrainConfig(Settings):
             update={
                 "batch_size": batch,
                 "epochs": self.epochs or max(5, math.ceil(STEPS / max(steps, 1))),
-                "learning_rate": self.learning_rate or 3e-3,
+                "learning_rate": self.learning_rate or 5e-3,
                 "pixels": self.pixels or max(32, round(6 * side)),
                 "keep_branches": self.keep_branches or 3,
             }
@@ -143,7 +144,13 @@ class _Run:
         pixels, mask = normalise(images, model.offset, model.scale)
         self.pixels = pixels.to(self.device)
         self.mask = None if mask is None else mask.to(self.device)
-        self.optimizer = torch.optim.Adam(model.parameters(), lr=self.peak)
+        noise = list(model.likelihood.parameters())  # a few numbers that all pixels agree on
+        rest = [
+            p for part in (model.encoder, model.decoder, model.heads) for p in part.parameters()
+        ]
+        self.optimizer = torch.optim.Adam(
+            [{"params": rest, "rate": 1.0}, {"params": noise, "rate": NOISE_RATE}], lr=self.peak
+        )
 
     def gate(self, fraction: float) -> float:
         """Factor on the content."""
@@ -174,7 +181,7 @@ class _Run:
         """Take one optimizer step; gives the batch means of the terms, on the device."""
         fraction = state.step / self.total
         for group in self.optimizer.param_groups:
-            group["lr"] = self.peak * state.rate * one_cycle(fraction)
+            group["lr"] = self.peak * group["rate"] * state.rate * one_cycle(fraction)
         k = self.branches(fraction)
         pixels = None
         if getattr(self.model.decoder, "pointwise", False):

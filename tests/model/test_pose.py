@@ -47,7 +47,7 @@ def test_information_knows_nothing_from_everything():
 def test_sublattices_of_graphene_differ_by_60_degrees_and_in_nothing_else(seed):
     image, sublattice, shift = graphene(600, seed)
     model = zoo.skip_rvae(image.shape[1:], seed=seed)
-    history = train(model, image, TrainConfig(seed=seed, epochs=20, batch_size=60))
+    history = train(model, image, TrainConfig(seed=seed, epochs=16, batch_size=60))
     table = encode(model, image)
     turn = np.exp(3j * table["angle"].to_numpy())  # the motif has threefold symmetry
     mean = np.array([turn[sublattice == s].mean() for s in (0, 1)])
@@ -103,8 +103,9 @@ def test_an_angle_of_the_full_turn_is_found(make):
     assert skill(table["angle"], angle) > 0.99
     residual = np.angle(np.exp(1j * (table["angle"] - angle)))
     residual = np.angle(np.exp(1j * (residual - np.angle(np.exp(1j * residual).mean()))))
-    assert np.degrees(residual.std()) < 5
-    assert 0.5 < residual.std() / table["angle_sd"].mean() < 2
+    assert np.degrees(np.quantile(np.abs(residual), 0.98)) < 6
+    spread = 1.48 * np.median(np.abs(residual))  # the sd of a normal without its outliers
+    assert 0.7 < spread / table["angle_sd"].median() < 1.6
     for axis, name in enumerate(("shift_y", "shift_x")):
         assert np.corrcoef(table[name], shift[:, axis])[0, 1] > 0.9
     # new data, at angles that no copy stands at, turned exactly
