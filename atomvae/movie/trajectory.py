@@ -142,7 +142,7 @@ def _normal_matrix(pairs: npt.NDArray[np.intp], weight: Array, n_frames: int) ->
     for end in (0, 1):
         np.add.at(banded[0], pairs[:, end], weight)
     np.add.at(banded, (pairs[:, 1] - pairs[:, 0], pairs[:, 0]), -weight)
-    return banded[:, 1:]
+    return banded[: n_frames - 1, 1:]  # two frames leave one unknown and no off-diagonal
 
 
 def _inverse_diagonal(banded: Array) -> Array:

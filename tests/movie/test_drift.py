@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import ndimage
 
 from atomvae.errors import InputError
 from atomvae.movie.drift import correct_drift, estimate_drift
@@ -172,3 +173,11 @@ def test_correct_drift_refuses_tables_that_do_not_fit():
         correct_drift(movie, table)
     with pytest.raises(InputError, match="lacks dx"):
         correct_drift(movie, table.drop(columns="dx"))
+
+
+def test_two_frames_are_enough():
+    rng = np.random.default_rng(0)
+    field = ndimage.gaussian_filter(rng.normal(size=(120, 120)), 2.0)
+    movie = Movie.from_array(np.stack([field[10:106, 10:106], field[6:102, 13:109]]))
+    found = estimate_drift(movie)
+    assert found[["dy", "dx"]].to_numpy()[1] == pytest.approx([4, -3], abs=0.2)
