@@ -51,8 +51,9 @@ def cut_patches(
     window_nm
         Side of the window; default: `default_window`, two coordination shells.
     size
-        Side of the patch in its own pixels; default: `default_size`, about the sampling of the
-        movie, even, 16 to 48. Where this is coarser than the movie, the frame is smoothed first.
+        Side of the patch in its own pixels; default: `default_size`, two per column width, no
+        finer than the movie, even, 16 to 48. Where this is coarser than the movie, the frame is
+        smoothed first.
     normalise
         "robust": each frame minus its median, divided by the distance of its 1st and 99th
         percentile, so that atoms of one frame keep their contrast and one hot pixel changes
@@ -143,7 +144,7 @@ def plan_patches(
             f"the smaller side of the frame ({extent[0]:.4g} x {extent[1]:.4g} nm)"
         )
     if size is None:
-        size = default_size((window / pixel[0], window / pixel[1]))
+        size = default_size((window / pixel[0], window / pixel[1]), _column_width(atoms))
     if size < 2:
         raise InputError(f"size is {size}; a patch needs at least 2 pixels a side")
     digest = hashlib.sha256(repr((movie.name, movie.shape, pixel, window, size)).encode())
@@ -156,6 +157,14 @@ def plan_patches(
         normalise=normalise,
         key=digest.hexdigest()[:16],
     )
+
+
+def _column_width(atoms: pd.DataFrame) -> float | None:
+    """Typical width of the columns in px, where it was fitted."""
+    if "sigma" not in atoms:
+        return None
+    width = float(atoms["sigma"].median())
+    return width if width > 0 else None
 
 
 def cut_rows(movie: Movie, rows: pd.DataFrame, layout: PatchLayout) -> Patches:
