@@ -232,9 +232,7 @@ def _movies_as_list(plain: dict[str, Any]) -> dict[str, Any]:
     if movie is None:
         return plain
     movies = list(movie) if isinstance(movie, list | tuple) else [movie]
-    return plain | {
-        "movie": [{"path": str(m)} if isinstance(m, str | Path) else m for m in movies]
-    }
+    return plain | {"movie": [{"path": str(m)} if isinstance(m, str | Path) else m for m in movies]}
 
 
 def _absolute(path: str, folder: Path) -> str:

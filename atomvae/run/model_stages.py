@@ -4,7 +4,6 @@ import inspect
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import zarr
 
 from atomvae.errors import InputError
@@ -142,9 +141,7 @@ def encode_stage(work: Work) -> Figures:
 
     folder, label = work.folder, work.pipeline.model.label
     latents = encode(folder.model(label), folder.patches(), device=work.pipeline.train.device)
-    write_table(
-        folder.path / "latents" / label, latents, {"model": label}, scratch=folder.scratch
-    )
+    write_table(folder.path / "latents" / label, latents, {"model": label}, scratch=folder.scratch)
     error = float(latents["reconstruction_error"].median())
     shown = [name for name in latents if name != "atom_id" and not name.endswith("_sd")]
     return {
@@ -167,12 +164,7 @@ def map_stage(work: Work) -> Figures:
     if order is None and "angle" in latents:
         measured = model_symmetry(folder.model(label), latents)
         order, confidence = measured.n, measured.confidence
-    pieces = []
-    for m in range(len(folder.movies)):
-        own = atoms[atoms["movie"] == m] if "movie" in atoms else atoms
-        pieces.append(map_latents(own.reset_index(drop=True), latents, symmetry=order))
-        work.progress(m + 1, len(folder.movies))
-    table = pd.concat(pieces, ignore_index=True)
+    table = map_latents(atoms, latents, symmetry=order)
     folder.write_parquet("atoms", table)
     figures: dict[str, Any] = {"rows": len(table), "columns": list(table.columns)}
     line = f"{len(table)} atoms, {table.shape[1]} columns"

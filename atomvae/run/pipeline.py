@@ -102,7 +102,9 @@ def open_settings(
     """
     if isinstance(config, Pipeline):
         if movies is not None or list(overrides):
-            raise InputError("movies and overrides go with a YAML file; change the Pipeline instead")
+            raise InputError(
+                "movies and overrides go with a YAML file; change the Pipeline instead"
+            )
         return config, _folder_path(config, out)
     path = Path(config).expanduser()
     if path.is_dir():

@@ -125,9 +125,7 @@ def open_source(
     return replace(movie, name=source.name or movie.name), how, None
 
 
-def _simulated(
-    source: MovieSource, pipeline: Pipeline
-) -> tuple[Movie, None, pd.DataFrame]:
+def _simulated(source: MovieSource, pipeline: Pipeline) -> tuple[Movie, None, pd.DataFrame]:
     """A simulated movie and its truth."""
     from atomvae.datasets.simulate import simulate
 

@@ -101,9 +101,7 @@ def detect_stage(work: Work) -> Figures:
     for _ in map_tasks(task, todo, work.pipeline.compute):
         done += 1
         work.progress(done, len(blocks))
-    tables = [
-        pd.read_parquet(block_file(parts, block)).assign(movie=block[0]) for block in blocks
-    ]
+    tables = [pd.read_parquet(block_file(parts, block)).assign(movie=block[0]) for block in blocks]
     atoms = pd.concat([t for t in tables if len(t)] or [empty_atoms().assign(movie=0)])
     atoms = atoms.assign(atom_id=np.arange(len(atoms), dtype=np.int64)).reset_index(drop=True)
     found = atoms
@@ -140,9 +138,7 @@ def _detect_figures(work: Work, atoms: pd.DataFrame, frames: list[int]) -> Figur
     return figures | {"summary": line}
 
 
-def _against_truth(
-    atoms: pd.DataFrame, truth: pd.DataFrame, radius: float
-) -> tuple[float, float]:
+def _against_truth(atoms: pd.DataFrame, truth: pd.DataFrame, radius: float) -> tuple[float, float]:
     """Recall and precision: pairs that are each other's nearest, closer than a radius in px."""
     from scipy.spatial import cKDTree
 

@@ -61,7 +61,11 @@ def stage_command(stage: str) -> Callable[..., None]:
 
 
 def _execute(
-    config: Path, movies: list[Path] | None, out: Path | None, settings: list[str], until: str | None
+    config: Path,
+    movies: list[Path] | None,
+    out: Path | None,
+    settings: list[str],
+    until: str | None,
 ) -> None:
     """Run the pipeline with bars; an interruption ends in a sentence."""
     from atomvae.run.cli.show import StageBars
