@@ -345,10 +345,10 @@ def test_encoding_does_not_depend_on_the_batch_size_and_counts_its_passes():
 
 def test_noise_of_each_channel_is_found():
     rng = np.random.default_rng(0)
-    signal_ = rng.normal(size=(800, 1, 1, 1)) * np.hanning(12)[:, None] * np.hanning(12)
-    image = np.concatenate([signal_ + 0.2 * rng.normal(size=(800, 1, 12, 12)),
-                            signal_ + 0.5 * rng.normal(size=(800, 1, 12, 12))], 1)  # fmt: skip
+    signal_ = rng.normal(size=(3000, 1, 1, 1)) * np.hanning(12)[:, None] * np.hanning(12)
+    image = np.concatenate([signal_ + 0.2 * rng.normal(size=(3000, 1, 12, 12)),
+                            signal_ + 0.5 * rng.normal(size=(3000, 1, 12, 12))], 1)  # fmt: skip
     model = zoo.vae((2, 12, 12), latent_dim=1)
-    train(model, image, TrainConfig(epochs=60, batch_size=32))
+    train(model, image, TrainConfig(epochs=16, batch_size=32))
     found = (model.likelihood.sd * model.scale).detach().numpy()
     assert np.allclose(found, [0.2, 0.5], rtol=0.03)
