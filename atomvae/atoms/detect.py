@@ -9,8 +9,10 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
 
 from atomvae.atoms.candidates import local_peaks
+from atomvae.atoms.complete import complete_lattice, is_complete, label_sites, site_distance
 from atomvae.atoms.config import DetectConfig
 from atomvae.atoms.joint import fit_joint
+from atomvae.atoms.lattice import Lattice, find_lattice
 from atomvae.atoms.mask import clean_frame
 from atomvae.atoms.refine import (
     ColumnFit,
@@ -27,6 +29,9 @@ from atomvae.movie.movie import Movie
 
 _MISFIT = 1.5  # typical chi2 of a frame above which its noise is taken from the residual
 _OVERLAP = 3.6  # widths of spacing below which columns are fitted jointly
+_TOUCH = 4.6  # the same in a lattice, where the joint fit also holds the atoms to their sites
+_SPARSE = 0.8  # of the columns of a lattice: with fewer found the threshold was too high
+_KNOWN = 2.0  # threshold where a lattice tells columns from noise
 _TRUSTED = 3.0  # signal to noise ratio of a neighbour worth subtracting, and of a clean atom
 _WIDEST = 1.6  # of the width found in the autocorrelation, which is low under overlap
 _LEAST_SPREAD = 0.03  # of the width: the prior is never narrower
@@ -127,12 +132,23 @@ def detect_frame(frame: ArrayLike, config: DetectConfig | None = None) -> pd.Dat
         return empty_atoms()
     config = config.resolve(np.where(valid, image, np.nan))
     valid = config.usable(image, valid)
+    lattice = _lattice(image, valid, config)
+    if lattice is not None:
+        known = {"crystal": True, "spacing_px": site_distance(lattice)}
+        config = config.model_copy(update=known)
     found = DETECTORS[config.detector](image, valid, config)
+    if lattice is not None and len(found) < _SPARSE * lattice.sites()["intensity"].sum():
+        config = config.model_copy(update={"threshold": min(_KNOWN, config.threshold or _KNOWN)})
+        found = DETECTORS[config.detector](image, valid, config)
     if found.empty:
         return empty_atoms()
     atoms = _refined(image, valid, found, config)
-    if _overlapping(atoms, config):
-        atoms = _jointly(image, valid, atoms, config)
+    whole = None if lattice is None else _completed(image, valid, atoms, lattice, config)
+    if whole is not None:
+        atoms = whole
+    elif _overlapping(atoms, config):
+        start = _settled(atoms, image.shape, config)
+        atoms = _jointly(image, valid, start, float(start["sigma"].median()), config)
     return _settled(atoms, image.shape, config)
 
 
@@ -216,21 +232,60 @@ def _overlapping(atoms: pd.DataFrame, config: DetectConfig) -> bool:
 
 
 def _jointly(
-    image: Floats, valid: NDArray[np.bool_], atoms: pd.DataFrame, config: DetectConfig
+    image: Floats, valid: NDArray[np.bool_], start: pd.DataFrame, width: float, config: DetectConfig
 ) -> pd.DataFrame:
-    """Atom table fitted all at once, from the windowed fits."""
+    """Table `start` with all its atoms fitted at once."""
     noise = config.noise_model()
     counted = noise.kind == "poisson" and config.sign > 0  # the joint fit wants bright columns
     unit, zero = (noise.gain, noise.offset) if counted else (config.sign * noise.sd, 0.0)
-    inside = _settled(atoms, image.shape, config)
-    start = inside[["y", "x"]].assign(amplitude=inside["amplitude"] / unit)
-    width = float(inside["sigma"].median())
     kind: Literal["poisson", "gaussian"] = "poisson" if counted else "gaussian"
-    fit = fit_joint((image - zero) / unit, start, width, noise=kind, valid=valid)
+    scaled = start.assign(amplitude=start["amplitude"] / unit)
+    fit = fit_joint((image - zero) / unit, scaled, width, noise=kind, valid=valid)
     fit["amplitude"] *= unit
     fit["amplitude_sd"] *= abs(unit)
     fit["background"] = fit["background"] * unit + zero
-    return inside.assign(**{str(name): fit[name].to_numpy() for name in fit})
+    return start.assign(**{str(name): fit[name].to_numpy() for name in fit})
+
+
+def _lattice(image: Floats, valid: NDArray[np.bool_], config: DetectConfig) -> Lattice | None:
+    """Lattice of the frame, if it has one and may be used."""
+    assert config.width_px is not None
+    if config.lattice == "off":
+        return None
+    lattice = find_lattice(config.sign * image, width_px=config.width_px, valid=valid)
+    if lattice is None and config.lattice == "on":
+        raise InputError("lattice is 'on' but the frame shows none; use 'auto' or 'off'")
+    return lattice
+
+
+def _completed(
+    image: Floats,
+    valid: NDArray[np.bool_],
+    atoms: pd.DataFrame,
+    lattice: Lattice,
+    config: DetectConfig,
+) -> pd.DataFrame | None:
+    """Atom table with every site of the lattice tried, labelled; None if the lattice is wrong."""
+    atoms = _settled(atoms, image.shape, config)
+    assert config.width_px is not None
+    width = float(atoms["sigma"].median())
+    close = site_distance(lattice) < _TOUCH * max(width, config.width_px)
+    together = config.joint == "on" or (config.joint == "auto" and close)
+    labelled = label_sites(atoms, lattice)
+    if not together and is_complete(labelled, lattice, valid):
+        return labelled
+
+    def fit(start: pd.DataFrame) -> pd.DataFrame:
+        signed = start.assign(amplitude=start["amplitude"] * config.sign)
+        if together:
+            fitted = _jointly(image, valid, signed, width, config)
+        else:
+            fitted = _refined(image, valid, signed.assign(score=1.0), config)
+        return fitted.assign(amplitude=fitted["amplitude"] * config.sign)
+
+    upright = atoms.assign(amplitude=atoms["amplitude"] * config.sign)
+    whole = complete_lattice(upright, lattice, fit, valid=valid, margin_px=1.5 * width * together)
+    return None if whole is None else whole.assign(amplitude=whole["amplitude"] * config.sign)
 
 
 def _passes(

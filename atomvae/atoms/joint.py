@@ -34,9 +34,9 @@ class _Tile:
 
     data: Floats  # (p,)
     weight: Floats  # (p,) 0 where not valid
-    shape: tuple[int, int]
-    window: NDArray[np.int64]  # (n, k)
-    inside: NDArray[np.bool_]  # (n, k)
+    window: NDArray[np.int32]  # (n, k)
+    index: NDArray[np.int32]  # (3 n k,) columns of the sparse Jacobian: the windows three times
+    ends: NDArray[np.int32]  # (3 n + 1,) its rows
     dy: Floats  # (n, k) pixel row minus start row
     dx: Floats  # (n, k)
     tether: Floats  # (n,) 1 / variance of the prior about the start; 0 is free
@@ -176,37 +176,39 @@ def _cut(
     width: float,
     how: tuple[Noise, float | None],
 ) -> tuple[_Tile, NDArray[np.int64]]:
-    """Tile of a box and the rows of `start` that are free in it."""
-    (y0, y1), (x0, x1) = box
-    shape = (int(y1 - y0), int(x1 - x0))
-    position = start[["y", "x"]].to_numpy(float) - box[:, 0]
-    beyond = np.maximum(-position, position - np.array(shape) + 1).max(1)
+    """Tile of a box and the rows of `start` that are free in it.
+
+    The box gets a frame of weight 0, wide enough for the window of every column in it.
+    """
+    pad = int(np.ceil(SUPPORT * width)) * 2 + 2
+    shape = (int(np.ptp(box[0])) + 2 * pad, int(np.ptp(box[1])) + 2 * pad)
+    cut = (slice(*box[0].tolist()), slice(*box[1].tolist()))
+    position = start[["y", "x"]].to_numpy(float) - (box[:, 0] - pad)
+    beyond = np.maximum(pad - position, position - np.array(shape) + pad + 1).max(1)
     # Where the box ends with the frame, columns just outside still shine in.
-    free = beyond <= np.where(_outside(start, image.shape), SUPPORT * width, 0.5)
+    out = _outside(start, image.shape)
+    free = beyond <= np.where(out, SUPPORT * width, 0.5)
     near = (beyond <= SUPPORT * width) & ~free
-    fixed = np.zeros(shape[0] * shape[1])
     amplitude = start["amplitude"].to_numpy(float)
-    if near.any():
-        window, inside, dy, dx = _windows(position[near], width, shape)
-        light = amplitude[near, None] * np.exp(-(dy**2 + dx**2) / (2 * width**2)) * inside
-        fixed += np.bincount(window.ravel(), light.ravel(), minlength=len(fixed))
-    window, inside, dy, dx = _windows(position[free], width, shape)
+    window, dy, dx = _windows(position[near], width, shape[1])
+    light = amplitude[near, None] * np.exp(-(dy**2 + dx**2) / (2 * width**2))
+    fixed = np.bincount(window.ravel(), light.ravel(), minlength=shape[0] * shape[1])
+    window, dy, dx = _windows(position[free], width, shape[1])
     # Half seen, columns outside the frame would wander.
-    tether = np.where(_outside(start, image.shape)[free], (0.3 * width) ** -2, 0.0)
+    tether = np.where(out[free], (0.3 * width) ** -2, 0.0)
     if "tether_px" in start:
         tether = np.maximum(tether, 1 / start["tether_px"].to_numpy(float)[free] ** 2)
-    pixels = (slice(int(y0), int(y1)), slice(int(x0), int(x1)))
     tile = _Tile(
-        data=image[pixels].ravel(),
-        weight=usable[pixels].ravel().astype(float),
-        shape=shape,
+        data=np.pad(image[cut], pad).ravel(),
+        weight=np.pad(usable[cut].astype(float), pad).ravel(),
         window=window,
-        inside=inside,
+        ends=np.arange(0, 3 * window.size + 1, window.shape[1], dtype=np.int32),
+        index=np.tile(window, (3, 1)).ravel(),
         dy=dy,
         dx=dx,
         tether=tether,
-        fixed=fixed,
-        nodes=_nodes(shape, how[1] or 12 * width),
+        fixed=fixed.astype(float),
+        nodes=_nodes(box, pad, how[1] or 12 * width),
         width=width,
         noise=how[0],
     )
@@ -220,29 +222,27 @@ def _outside(start: pd.DataFrame, shape: tuple[int, ...]) -> NDArray[np.bool_]:
 
 
 def _windows(
-    position: Floats, width: float, shape: tuple[int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.bool_], Floats, Floats]:
-    """Discs of pixels around positions: flat index, in-tile mask, offsets from the position."""
+    position: Floats, width: float, columns: int
+) -> tuple[NDArray[np.int32], Floats, Floats]:
+    """Discs of pixels around positions: flat index, offsets from the position."""
     h = int(np.ceil(SUPPORT * width))
     oy, ox = (o.ravel() for o in np.mgrid[-h : h + 1, -h : h + 1])
     disc = oy**2 + ox**2 <= (SUPPORT * width + 0.5) ** 2
-    anchor = np.rint(position).astype(np.int64)
+    anchor = np.rint(position).astype(np.int32)
     yy = anchor[:, :1] + oy[disc]  # (n, k)
     xx = anchor[:, 1:] + ox[disc]
-    inside = (yy >= 0) & (yy < shape[0]) & (xx >= 0) & (xx < shape[1])
-    flat = np.where(inside, yy * shape[1] + xx, 0)
-    return flat, inside, yy - position[:, :1], xx - position[:, 1:]
+    return (yy * columns + xx).astype(np.int32), yy - position[:, :1], xx - position[:, 1:]
 
 
-def _nodes(shape: tuple[int, int], spacing: float) -> Floats:
-    """Bilinear weights ``(p, b)`` of background nodes at most about `spacing` apart."""
+def _nodes(box: NDArray[np.int64], pad: int, spacing: float) -> Floats:
+    """Bilinear weights ``(p, b)`` of background nodes at most about `spacing` apart in the box."""
     axes = []
-    for size in shape:
+    for size in np.ptp(box, axis=1).tolist():
         n = max(1, round(size / spacing)) + 1 if size > 1.5 * spacing else 1
-        place = np.arange(size) / max(size - 1, 1) * (n - 1)
+        place = np.clip(np.arange(-pad, size + pad) / max(size - 1, 1), 0, 1) * (n - 1)
         axes.append(np.maximum(0, 1 - np.abs(place[:, None] - np.arange(n))))  # (size, n)
     grid = np.einsum("yi,xj->yxij", *axes)
-    nodes: Floats = grid.reshape(shape[0] * shape[1], -1)
+    nodes: Floats = grid.reshape(grid.shape[0] * grid.shape[1], -1)
     return nodes
 
 
@@ -250,7 +250,7 @@ def _model(tile: _Tile, state: _State) -> tuple[Floats, Floats, Floats, Floats]:
     """Compute expected value ``(p,)``, unit columns ``(n, k)``, offsets ``(n, k)`` from centres."""
     dy = tile.dy - state.shift[:, :1]
     dx = tile.dx - state.shift[:, 1:]
-    unit = np.exp(-(dy**2 + dx**2) / (2 * state.width**2)) * tile.inside
+    unit = np.exp(-(dy**2 + dx**2) / (2 * state.width**2))
     light = state.amplitude[:, None] * unit
     columns = np.bincount(tile.window.ravel(), light.ravel(), minlength=len(tile.data))
     mu = tile.fixed + columns + tile.nodes @ state.background
@@ -279,11 +279,10 @@ def _fisher(tile: _Tile, state: _State, variance: float) -> tuple[Floats, Floats
     weight = tile.weight / (mu if tile.noise == "poisson" else variance)
     light = state.amplitude[:, None] * unit / state.width**2
     slopes = np.concatenate([light * dy, light * dx, unit])  # (3n, k)
-    inside = np.tile(tile.inside, (3, 1))
-    rows = np.concatenate([[0], np.cumsum(inside.sum(1))])
-    index = np.tile(tile.window, (3, 1))[inside]
-    jacobian = csr_matrix((slopes[inside], index, rows), shape=(3 * n, len(mu)))
-    weighted = csr_matrix((slopes[inside] * weight[index], index, rows), jacobian.shape)
+    shape = (3 * n, len(mu))
+    jacobian = csr_matrix((slopes.ravel(), tile.index, tile.ends), shape)
+    slopes = slopes.reshape(3, n, -1) * weight[tile.window]
+    weighted = csr_matrix((slopes.ravel(), tile.index, tile.ends), shape)
     widen = light * (dy**2 + dx**2) / state.width
     wide = np.bincount(tile.window.ravel(), widen.ravel(), minlength=len(mu))
     shared = np.column_stack([wide, tile.nodes])  # (p, 1 + b)
@@ -375,13 +374,13 @@ def _describe(
     sd = np.sqrt(np.maximum(np.diagonal(inverse), 0))
     mu, _, _, _ = _model(tile, state)
     square = tile.weight * (tile.data - mu) ** 2 / (mu if tile.noise == "poisson" else variance)
-    used = (tile.weight[tile.window] * tile.inside).sum(1)
-    chi2 = (square[tile.window] * tile.inside).sum(1) / np.maximum(used - 3, 1)
+    used = tile.weight[tile.window].sum(1)
+    chi2 = square[tile.window].sum(1) / np.maximum(used - 3, 1)
     rows = _empty(n)
     rows["y"], rows["x"] = (position + state.shift).T
     rows["y_sd"], rows["x_sd"], rows["amplitude_sd"] = sd[: 3 * n].reshape(3, n)
     rows["amplitude"], rows["sigma"] = state.amplitude, state.width
-    spot = np.argmin(tile.dy**2 + tile.dx**2 + 1e9 * ~tile.inside, axis=1)
+    spot = np.argmin(tile.dy**2 + tile.dx**2, axis=1)
     centre = tile.window[np.arange(n), spot]
     rows["background"] = (tile.nodes @ state.background)[centre]
     rows["score"] = rows["amplitude"] / rows["amplitude_sd"]

@@ -6,6 +6,7 @@ analysis), followed from node to node so that a displacement may grow beyond a c
 """
 
 from dataclasses import dataclass, replace
+from heapq import heappop, heappush
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from atomvae.atoms.unit_cell import flattened, fourier_peaks, reciprocal_basis, 
 Floats = NDArray[np.float64]
 
 WINDOW = 1.3  # longer cell vectors: width of the window that sees the phase at a node
+MOST_NODES = 16  # along the shorter side of the frame
 GRID = 48  # points of the mean unit cell along each vector
 LEAST_COLUMN = 0.25  # of the tallest column of the cell, above its lowest point
 SHARPEN = 0.8  # of the width: taken out of the mean cell, where fainter columns are shoulders
@@ -110,7 +112,8 @@ class Lattice:
         """Points in units of the node grid."""
         y, x = np.asarray(points, dtype=float).T
         return [
-            (at - axis[0]) / (axis[1] - axis[0]) for at, axis in zip((y, x), self.nodes, strict=True)
+            (at - axis[0]) / (axis[1] - axis[0])
+            for at, axis in zip((y, x), self.nodes, strict=True)
         ]
 
 
@@ -137,7 +140,7 @@ def find_lattice(
     Examples
     --------
     >>> y, x = np.mgrid[:96, :96]
-    >>> image = np.cos(2 * np.pi * y / 12) + np.cos(2 * np.pi * x / 12)
+    >>> image = (1 + np.cos(2 * np.pi * y / 12)) * (1 + np.cos(2 * np.pi * x / 12))
     >>> image += np.random.default_rng(0).normal(size=image.shape)
     >>> lattice = find_lattice(image)
     >>> np.hypot(*lattice.vectors.T).round(1).tolist(), len(lattice.motif)
@@ -152,8 +155,8 @@ def find_lattice(
     if found is None:
         return None
     basis, quality = found
-    vectors = _oriented(reduced(np.linalg.inv(basis).T))
-    waves = _Waves(flat, vectors, np.linalg.inv(vectors).T)
+    vectors = _oriented(reduced(_dual(basis)))
+    waves = _Waves(flat, vectors, _dual(vectors))
     displacement, strength = waves.follow()
     factor = waves.factors(displacement)
     displacement, strength = waves.refine(displacement, factor, strength)
@@ -175,6 +178,11 @@ def find_lattice(
     return _in_order(lattice)
 
 
+def _dual(vectors: Floats) -> Floats:
+    """Vectors of the reciprocal lattice, as rows."""
+    return np.asarray(np.linalg.inv(vectors).T, dtype=np.float64)
+
+
 def _oriented(vectors: Floats) -> Floats:
     """Make the choice of vectors the same in like frames: acute, first one most upright."""
     a, b = vectors
@@ -189,12 +197,8 @@ class _Waves:
 
     def __init__(self, flat: Floats, vectors: Floats, basis: Floats) -> None:
         self.flat, self.basis = flat, basis
-        longer = float(np.hypot(*vectors.T).max())
-        self.sigma = WINDOW * longer
-        self.nodes = tuple(
-            np.linspace(0, n - 1, max(2, int(np.ceil((n - 1) / (0.75 * self.sigma))) + 1))
-            for n in flat.shape
-        )
+        self.sigma = max(WINDOW * float(np.hypot(*vectors.T).max()), min(flat.shape) / MOST_NODES)
+        self.nodes = (self._spread(flat.shape[0]), self._spread(flat.shape[1]))
         steps = np.arange(-ORDERS, ORDERS + 1)
         index = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
         length = np.hypot(*(index @ basis).T)
@@ -210,6 +214,11 @@ class _Waves:
             [self._demodulated(g) for g in (self.index[:12] + 0.5) @ basis]
         )  # between the peaks there is only noise
         self.noise = float(np.sqrt(np.median(np.abs(shifted) ** 2) / np.log(2)))
+
+    def _spread(self, size: int) -> Floats:
+        """Nodes along a side of the frame, at most one window width apart."""
+        nodes: Floats = np.linspace(0, size - 1, max(2, int(np.ceil((size - 1) / self.sigma)) + 1))
+        return nodes
 
     def _demodulated(self, g: Floats) -> NDArray[np.complex128]:
         """Wave g of the image around each node (gy, gx)."""
@@ -229,14 +238,16 @@ class _Waves:
         factor = self.local[main][:, seed[0], seed[1]]
         u = np.full((2, *strength.shape), np.nan)
         u[:, seed[0], seed[1]] = 0.0
-        left = {(int(i), int(j)) for i, j in np.ndindex(strength.shape)} - {tuple(seed)}
-        while left:  # always the strongest node that touches a known one
-            edge = [(strength[at], at, _around(u, at)) for at in sorted(left)]
-            _, at, known = max((e for e in edge if e[2] is not None), key=lambda e: e[0])
-            assert known is not None
-            here = self.local[main][:, at[0], at[1]]
-            u[:, at[0], at[1]] = _solve_phase(here, factor, self.waves[main], known)
-            left.remove(at)
+        edge = [(-strength[seed], int(seed[0]), int(seed[1]))]
+        while edge:  # always on from the strongest node that touches a known one
+            _, i, j = heappop(edge)
+            for at in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
+                inside = min(at) >= 0 and at[0] < strength.shape[0] and at[1] < strength.shape[1]
+                if inside and np.isnan(u[0, at[0], at[1]]):
+                    here = self.local[main][:, at[0], at[1]]
+                    start = _around(u, at)
+                    u[:, at[0], at[1]] = _solve_phase(here, factor, self.waves[main], start)
+                    heappush(edge, (-strength[at], *at))
         return u, strength
 
     def factors(self, u: Floats) -> NDArray[np.complex128]:
@@ -295,12 +306,12 @@ def _main_waves(index: NDArray[np.int64], power: Floats) -> NDArray[np.int64]:
     return np.array(main)
 
 
-def _around(u: Floats, at: tuple[int, int]) -> Floats | None:
-    """Mean displacement of the known neighbours of a node, None if there is none."""
+def _around(u: Floats, at: tuple[int, int]) -> Floats:
+    """Mean displacement of the known neighbours of a node."""
     i, j = at
     block = u[:, max(i - 1, 0) : i + 2, max(j - 1, 0) : j + 2].reshape(2, -1)
-    known = block[:, np.isfinite(block[0])]
-    return known.mean(1) if known.size else None
+    mean: Floats = block[:, np.isfinite(block[0])].mean(1)
+    return mean
 
 
 def _solve_phase(
@@ -325,7 +336,10 @@ def _columns(cell: Floats, vectors: Floats) -> tuple[Floats, Floats]:
     i, j = np.nonzero(top & (cell - low > LEAST_COLUMN * (high - low)))
     offsets = []
     for dy, dx in ((1, 0), (0, 1)):
-        before, after = cell[(i - dy) % GRID, (j - dx) % GRID], cell[(i + dy) % GRID, (j + dx) % GRID]
+        before, after = (
+            cell[(i - dy) % GRID, (j - dx) % GRID],
+            cell[(i + dy) % GRID, (j + dx) % GRID],
+        )
         bend = np.minimum(before - 2 * cell[i, j] + after, -1e-12)
         offsets.append(np.clip(0.5 * (before - after) / bend, -0.5, 0.5))
     place = (np.stack([i, j], axis=1) + np.stack(offsets, axis=1)) / GRID
@@ -335,7 +349,7 @@ def _columns(cell: Floats, vectors: Floats) -> tuple[Floats, Floats]:
 
 
 def _in_order(lattice: Lattice) -> Lattice:
-    """Number like columns of the motif by where their neighbours are, not by noise.
+    """Sort like columns of the motif by where their neighbours are, not by noise.
 
     The two carbons of graphene are as bright as each other; one has a neighbour further up.
     """

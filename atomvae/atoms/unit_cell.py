@@ -66,8 +66,9 @@ def _levelled(image: NDArray[Any], usable: NDArray[np.bool_], blur_px: float) ->
     data = np.where(usable, image, 0.0)
 
     def smooth(sigma: float) -> Floats:
-        share = gaussian_filter(weight, sigma, mode="constant")
-        mean: Floats = gaussian_filter(data, sigma, mode="constant") / np.maximum(share, 1e-3)
+        share = gaussian_filter(weight, sigma, mode="constant", truncate=2.5)
+        total = gaussian_filter(data, sigma, mode="constant", truncate=2.5)
+        mean: Floats = total / np.maximum(share, 1e-3)
         return mean
 
     return np.where(usable, smooth(blur_px) - smooth(max(20.0, 4 * blur_px)), 0.0)
@@ -198,7 +199,7 @@ def reciprocal_basis(peaks: FourierPeaks, size: int) -> tuple[Floats, float] | N
 
 
 def _directions(index: Floats) -> int:
-    """Number of different directions among whole-numbered vectors."""
+    """Count the different directions among whole-numbered vectors."""
     whole = index.astype(int)
     whole = whole[np.abs(whole).sum(1) > 0]
     shortest = whole // np.gcd(*whole.T)[:, None] if len(whole) else whole
