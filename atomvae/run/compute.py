@@ -26,7 +26,7 @@ WORTH_SECONDS = 20.0  # below this, starting worker processes (2 to 5 s) gains l
 
 
 class SlurmConfig(Settings):
-    """What SLURM needs to know; used with ``where: slurm``."""
+    """Settings of SLURM jobs; used with ``where: slurm``."""
 
     queue: str | None = None
     """Partition to submit to; None: the cluster's default."""
@@ -55,6 +55,7 @@ class ComputeConfig(Settings):
     memory_gb: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Memory of one worker; None: an equal share of this machine's, and 4 on SLURM."""
     slurm: SlurmConfig = SlurmConfig()
+    """What SLURM needs to know."""
 
     @field_validator("where")
     @classmethod

@@ -64,7 +64,7 @@ class MovieSource(Settings):
 
 
 class PatchConfig(Settings):
-    """The window around each atom."""
+    """Settings of the window around each atom."""
 
     window_nm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Width of the square window in nm; None: from the spacing of the atoms."""
@@ -75,7 +75,7 @@ class PatchConfig(Settings):
 
 
 class ModelConfig(Settings):
-    """Which model is trained."""
+    """Settings of the model."""
 
     variant: str = "rvae"
     """Name of a composition in `atomvae.model.zoo`: vae, rvae, skip_rvae, jvae, jrvae, ..."""
@@ -93,7 +93,7 @@ class ModelConfig(Settings):
 
 
 class MapConfig(Settings):
-    """How latents are put on the lattice."""
+    """Settings of the map."""
 
     symmetry: int | None = Field(default=None, ge=1, le=12)
     """Rotational symmetry of the motif; None: measured."""
@@ -147,9 +147,9 @@ class Pipeline(Settings):
     def _complete(cls, values: Any) -> Any:
         if not isinstance(values, dict):
             return values
-        train = values.get("train", {})
-        if isinstance(train, dict):  # one seed for all, unless the training has its own
-            train = {"seed": values.get("seed", 0)} | train
+        train, seed = values.get("train", {}), values.get("seed", 0)
+        if isinstance(train, dict) and isinstance(seed, int) and seed >= 0:
+            train = {"seed": seed} | train  # one for all, unless the training has its own
         return _movies_as_list(values) | {"train": train}
 
     @model_validator(mode="after")

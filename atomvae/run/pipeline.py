@@ -8,6 +8,7 @@ from atomvae.errors import InputError
 from atomvae.run.atomic import write_text
 from atomvae.run.config import Pipeline, load_pipeline
 from atomvae.run.folder import SUFFIX, RunFolder
+from atomvae.run.model_stages import check_variant
 from atomvae.run.runner import LOG, Progress, State, logged, run_stages, stage_states
 from atomvae.run.sources import fingerprints
 from atomvae.run.stages import STAGES
@@ -68,6 +69,7 @@ def run_pipeline(
     if until is not None and until not in names:
         raise InputError(f"no stage {until!r}; the stages are {', '.join(names)}")
     pipeline, folder_path = open_settings(config, out=out, movies=movies, overrides=overrides)
+    check_variant(pipeline.model)
     inputs = fingerprints(pipeline, folder_path)
     folder = RunFolder.create(folder_path)
     with folder.locked(), logged(folder):

@@ -145,13 +145,14 @@ def stage_states(
         text = json.dumps([stage.name, stage.version, settings, needed], sort_keys=True)
         keys[stage.name] = hashlib.sha256(text.encode()).hexdigest()
         marker = folder.marker(stage.name) or {}
-        stale = [s.stage.name for s in states if not s.done and s.stage.name in stage.needs]
+        before = marker.get("needs", {})
+        other = [name for name in stage.needs if before.get(name) != keys[name]]
         reason = ""
         if not marker:
             reason = "not run yet"
         elif marker.get("key") != keys[stage.name]:
             changed = _changes(marker.get("settings"), settings)
-            reason = "; ".join(changed) or f"{', '.join(stale) or 'input'} changed"
+            reason = "; ".join(changed) or f"{', '.join(other) or 'input'} changed"
         elif not (folder.path / stage.product.format(model=pipeline.model.label)).exists():
             reason = f"{stage.product.format(model=pipeline.model.label)} is missing"
         states.append(State(stage, keys[stage.name], not reason, reason, marker))

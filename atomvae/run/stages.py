@@ -23,7 +23,7 @@ from atomvae.run.runner import Figures, Stage, Work
 from atomvae.run.sources import fingerprints, open_source
 from atomvae.run.tasks import block_file, cut_shard, detect_block, settings_file, shard_mark
 
-PIXELS_PER_TASK = 2**21  # of frames in one detection task: a kill loses seconds, not minutes
+PIXELS_PER_TASK = 2**17  # of frames in one detection task: seconds are lost by a kill, not minutes
 
 
 def import_stage(work: Work) -> Figures:
