@@ -79,9 +79,11 @@ def complete_lattice(
     >>> len(whole), int(whole["origin"].sum())  # 20 were given, one of 64 is a vacancy
     (63, 43)
     """
-    sites = lattice.sites(margin_px)
     spacing = site_distance(lattice)
+    sites = lattice.sites(max(margin_px, FOUND * spacing))
     start = _proposed(atoms, sites, spacing, lattice.shape, valid)
+    if margin_px == 0:
+        start = start[~start["outside"]].reset_index(drop=True)
     fitted = fit(start[["y", "x", "amplitude", "tether_px"]])
     tried = int((~start["outside"]).sum())
     for turn in range(4):  # what goes sheds no more light on what stays
@@ -254,7 +256,7 @@ def _proposed(
         amplitude=np.where(found, height[at], typical * sites["intensity"]),
         origin=np.where(found, 0, 1),
         tether_px=np.where(found, np.inf, TETHER * spacing),
-        outside=~_inside(sites, shape),
+        outside=~_inside(sites, shape) & ~found,
         site_y=sites["y"],
         site_x=sites["x"],
     )

@@ -132,7 +132,7 @@ def detect_frame(frame: ArrayLike, config: DetectConfig | None = None) -> pd.Dat
         return empty_atoms()
     config = config.resolve(np.where(valid, image, np.nan))
     valid = config.usable(image, valid)
-    lattice = _lattice(image, valid, config)
+    lattice, plain = _lattice(image, valid, config), config
     if lattice is not None:
         known = {"crystal": True, "spacing_px": site_distance(lattice)}
         config = config.model_copy(update=known)
@@ -143,8 +143,10 @@ def detect_frame(frame: ArrayLike, config: DetectConfig | None = None) -> pd.Dat
     if found.empty:
         return empty_atoms()
     atoms = _refined(image, valid, found, config)
-    whole = None if lattice is None else _completed(image, valid, atoms, lattice, config)
-    if whole is not None:
+    if lattice is not None:
+        whole = _completed(image, valid, atoms, lattice, config)
+        if whole is None:  # a wrong guess: as if there had been none
+            return detect_frame(frame, plain.model_copy(update={"lattice": "off"}))
         atoms = whole
     elif _overlapping(atoms, config):
         start = _settled(atoms, image.shape, config)
