@@ -95,11 +95,27 @@ def complete_lattice(
         fitted = fit(start[["y", "x", "amplitude", "tether_px"]])
     if (~start["outside"]).sum() < BORNE_OUT * tried:
         return None
-    labels = start[["origin", "sublattice"]]
+    labels = _labels(start, fitted, atoms, FOUND * spacing)
     whole = fitted.drop(columns=labels.columns, errors="ignore").join(labels)
     seen = _inside(whole, lattice.shape) & ~start["outside"].to_numpy()
     rows: pd.DataFrame = whole[seen].reset_index(drop=True)
     return rows
+
+
+def _labels(
+    start: pd.DataFrame, fitted: pd.DataFrame, atoms: pd.DataFrame, near_px: float
+) -> pd.DataFrame:
+    """Label fitted rows by origin and sublattice; one that left its site found another atom."""
+    position = fitted[["y", "x"]].to_numpy(float)
+    offset = position - start[["site_y", "site_x"]].to_numpy(float)
+    gone = (np.hypot(*offset.T) > near_px) & (start["sublattice"] >= 0).to_numpy()
+    distance, _ = cKDTree(atoms[["y", "x"]].to_numpy(float)).query(position)
+    return pd.DataFrame(
+        {
+            "origin": np.where(gone & (distance < near_px), 0, start["origin"]),
+            "sublattice": np.where(gone, -1, start["sublattice"]),
+        }
+    )
 
 
 def label_sites(atoms: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
