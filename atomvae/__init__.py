@@ -41,7 +41,7 @@ _HOME = {
     "run_pipeline": "atomvae.run.pipeline",
 }
 
-__all__ = ["__version__", *_HOME]  # noqa: PLE0604
+__all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:
     from atomvae.atoms.config import DetectConfig as DetectConfig

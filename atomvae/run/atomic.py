@@ -100,6 +100,7 @@ def _exchange(one: Path, other: Path) -> bool:
     library = ctypes.CDLL(None) if sys.platform.startswith("linux") else None
     rename = getattr(library, "renameat2", None)
     here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
-    return rename is not None and 0 == rename(
-        here, os.fsencode(one), here, os.fsencode(other), exchange
+    return (
+        rename is not None
+        and rename(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
     )

@@ -391,4 +391,6 @@ class RunFolder:
                     f"{self.path} is being written by another process; wait until it is done"
                 ) from None
             shutil.rmtree(self.scratch, ignore_errors=True)
+            for rubbish in self.private.rglob(".*.tmp"):
+                shutil.rmtree(rubbish) if rubbish.is_dir() else rubbish.unlink()
             yield

@@ -143,10 +143,11 @@ def encode_stage(work: Work) -> Figures:
     latents = encode(folder.model(label), folder.patches(), device=work.pipeline.train.device)
     write_table(folder.path / "latents" / label, latents, {"model": label}, scratch=folder.scratch)
     error = float(latents["reconstruction_error"].median())
-    shown = [name for name in latents if name != "atom_id" and not name.endswith("_sd")]
+    names = [str(name) for name in latents]
+    shown = [name for name in names if name != "atom_id" and not name.endswith("_sd")]
     return {
         "atoms": len(latents),
-        "columns": list(latents.columns),
+        "columns": names,
         "reconstruction_error": round(error, 4),
         "summary": f"{len(latents)} atoms: {', '.join(shown[:6])}; median reconstruction error "
         f"{error:.3f}",

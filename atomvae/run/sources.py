@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from atomvae.errors import InputError
-from atomvae.movie.movie import Movie
+from atomvae.movie.movie import Movie, check_pixel_size
 from atomvae.movie.read import read_movie
 from atomvae.run.config import MovieSource, Pipeline
 
@@ -107,17 +107,17 @@ def open_source(
     """
     if source.simulate is not None:
         return _simulated(source, pipeline)
-    how = {
+    dataset = source.dataset or pipeline.dataset
+    pixel_size = source.pixel_size_nm or pipeline.pixel_size_nm
+    frame_time = source.frame_time_s or pipeline.frame_time_s
+    how: dict[str, Any] = {
         "path": source.path,
-        "dataset": source.dataset or pipeline.dataset,
-        "pixel_size": source.pixel_size_nm or pipeline.pixel_size_nm,
-        "frame_time": source.frame_time_s or pipeline.frame_time_s,
+        "dataset": dataset,
+        "pixel_size": pixel_size,
+        "frame_time": frame_time,
     }
     movie = read_movie(
-        str(source.path),
-        pixel_size=how["pixel_size"],
-        frame_time=how["frame_time"],
-        dataset=how["dataset"],
+        str(source.path), pixel_size=pixel_size, frame_time=frame_time, dataset=dataset
     )
     if source.frames is not None:
         movie = movie[: source.frames]
@@ -140,7 +140,7 @@ def _simulated(source: MovieSource, pipeline: Pipeline) -> tuple[Movie, None, pd
     movie = replace(
         simulation.movie,
         name=source.name or str(source.simulate),
-        pixel_size=source.pixel_size_nm or simulation.movie.pixel_size,
+        pixel_size=check_pixel_size(source.pixel_size_nm) or simulation.movie.pixel_size,
         frame_time=source.frame_time_s or simulation.movie.frame_time,
     )
     return movie, None, simulation.truth

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from atomvae.atoms.link import link_atoms
+from atomvae.atoms.neighbours import nearest_distance
 from atomvae.atoms.table import empty_atoms
 from atomvae.errors import InputError
 from atomvae.movie.drift import estimate_drift
@@ -117,7 +118,7 @@ def _detect_figures(work: Work, atoms: pd.DataFrame, frames: list[int]) -> Figur
         work.pipeline.detect.model_validate_json(settings_file(work.parts, m).read_text())
         for m in range(len(frames))
     ]
-    first, pixel = resolved[0], work.folder.movie().pixel_size
+    pixel = work.folder.movie().pixel_size
     figures: Figures = {
         "atoms": len(atoms),
         "frames": sum(frames),
@@ -125,14 +126,14 @@ def _detect_figures(work: Work, atoms: pd.DataFrame, frames: list[int]) -> Figur
     }
     unit, scale = ("px", 1.0) if pixel is None else ("nm", float(np.mean(pixel)))
     line = f"{len(atoms)} atoms in {sum(frames)} frames"
-    for name, value in (("spacing", first.spacing_px), ("width", first.width_px)):
-        if value is not None and np.isfinite(value):
+    spacing = nearest_distance(atoms)
+    if len(atoms):
+        for name, value in (("spacing", spacing), ("width", float(atoms["sigma"].median()))):
             figures[f"{name}_{unit}"] = round(value * scale, 5)
             line += f", {name} {value * scale:.3g} {unit}"
     truth = work.folder.tables / "truth.parquet"
     if truth.exists() and len(atoms):
-        radius = (first.spacing_px or 4.0) / 3
-        recall, precision = _against_truth(atoms, pd.read_parquet(truth), radius)
+        recall, precision = _against_truth(atoms, pd.read_parquet(truth), spacing / 3)
         figures |= {"recall": round(recall, 4), "precision": round(precision, 4)}
         line += f", recall {recall:.3f} and precision {precision:.3f} against the truth"
     return figures | {"summary": line}
@@ -201,6 +202,8 @@ def patches_stage(work: Work) -> Figures:
         for _ in map_tasks(task, todo, work.pipeline.compute):
             done += 1
             work.progress(done, layout.n_shards)
+        for rubbish in (parts / "store").rglob("*.partial"):  # of a killed writer
+            rubbish.unlink()
         move(parts / "store", folder.patches_path)
     window = layout.window_nm or 0.0
     return {

@@ -1,4 +1,4 @@
-"""A pipeline to start from, written from the settings themselves, so that it is never out of date."""
+"""A pipeline to start from, written from the settings themselves: it is never out of date."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from atomvae.run.config import Pipeline
 HEAD = """\
 # A pipeline of atomvae. Run it with: atomvae run {name}.yaml
 # Lines with ## explain. To change a setting, remove "# " before it and before its section.
-# null means: taken from the data, and shown. Schema for editors: atomvae schema > pipeline.schema.json
+# null means: taken from the data, and shown. "atomvae schema" prints a schema for editors.
 """
 
 
@@ -34,7 +34,7 @@ def template(name: str, movie: str) -> str:
 
     Examples
     --------
-    >>> [line for line in template("gold", "gold.dm4").splitlines() if not line.startswith("#")][:2]
+    >>> [line for line in template("gold", "gold.dm4").splitlines() if line[:1] not in "#"]
     ['name: gold', 'movie: "gold.dm4"']
     """
     chosen = re.sub(r"[^A-Za-z0-9_.-]", "-", name).lstrip("-._") or "run"

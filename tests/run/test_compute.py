@@ -46,9 +46,7 @@ def test_any_number_of_workers_gives_the_same_files(tmp_path, workers):
     there = tmp_path / "there"
     here.mkdir()
     there.mkdir()
-    for item, pid in map_tasks(
-        partial(square_file, str(here)), range(9), ComputeConfig(where="here")
-    ):
+    for _, pid in map_tasks(partial(square_file, str(here)), range(9), ComputeConfig(where="here")):
         assert pid == os.getpid()
     compute = ComputeConfig(where="local", workers=workers)
     done = list(map_tasks(partial(square_file, str(there)), range(9), compute))
@@ -62,7 +60,7 @@ def test_any_number_of_workers_gives_the_same_files(tmp_path, workers):
 @pytest.mark.parametrize("where", ["here", "local"])
 def test_failures_name_the_task(where, tmp_path):
     compute = ComputeConfig(where=where, workers=1)
-    with pytest.raises(InputError, match="^frame 3 is empty; remove it$"):
+    with pytest.raises(InputError, match=r"^frame 3 is empty; remove it$"):
         list(map_tasks(fails_at_three, [1, 3], compute))
     with pytest.raises(RuntimeError, match="30: ZeroDivisionError"):
         list(map_tasks(fails_at_three, [1, 30], compute))
@@ -115,7 +113,7 @@ def test_a_cluster_by_address(tmp_path):
 
 def test_nobody_at_the_address(monkeypatch):
     monkeypatch.setattr("distributed.client.Client.__init__", refused)
-    with pytest.raises(InputError, match="no dask scheduler answers at tcp://127.0.0.1:1 "):
+    with pytest.raises(InputError, match=r"no dask scheduler answers at tcp://127.0.0.1:1 "):
         list(map_tasks(abs, [1], ComputeConfig(where="tcp://127.0.0.1:1")))
 
 

@@ -86,15 +86,16 @@ def test_overrides(tmp_path):
 def test_the_template_is_a_pipeline_with_every_setting():
     text = template("gold", "gold.dm4")
     assert Pipeline.model_validate(read_yaml(text, "x")) == Pipeline(name="gold", movie="gold.dm4")
-    lines = [
-        line.removeprefix("# ") for line in text.splitlines()[4:] if not line.startswith("##")
-    ]
+    lines = [line.removeprefix("# ") for line in text.splitlines()[4:] if not line.startswith("##")]
     everything = yaml.safe_load("\n".join(lines))  # all comments removed: all settings
     default = Pipeline(name="gold", movie="gold.dm4")
     assert Pipeline.model_validate(read_yaml("\n".join(lines), "x")) == default
     assert everything.keys() == Pipeline.model_fields.keys()
     for section in ("drift", "detect", "link", "patches", "model", "map", "compute"):
-        assert everything[section].keys() == Pipeline.model_fields[section].annotation.model_fields.keys()
+        assert (
+            everything[section].keys()
+            == Pipeline.model_fields[section].annotation.model_fields.keys()
+        )
 
 
 def test_every_setting_has_a_meaning_and_is_strict():

@@ -1,4 +1,4 @@
-"""The command line: parse, call one function, show. Nothing heavy is imported before it is needed."""
+"""The command line: parse, call one function, show; nothing heavy is imported at the door."""
 
 import sys
 

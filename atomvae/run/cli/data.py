@@ -1,12 +1,19 @@
 """The commands around files: describe, simulate, export, and a pipeline to start from."""
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atomvae.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class Difficulty(StrEnum):
@@ -71,7 +78,7 @@ def export(
     from atomvae.run.folder import RunFolder
 
     folder = RunFolder(run)
-    tables = {
+    tables: dict[str, Callable[[], pd.DataFrame]] = {
         "joined": folder.table,
         "atoms": folder.atoms,
         "latents": folder.latents,
