@@ -4,8 +4,11 @@ A task is a function of one small item (a number, a path); it opens what it need
 it owns. So it does not matter where it runs, how many others do, or in which order they end.
 """
 
+import logging
 import os
+import shutil
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from atomvae.settings import Settings
 if TYPE_CHECKING:
     from distributed import Client
 
+LOG = logging.getLogger("atomvae.run")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 WORTH_SECONDS = 20.0  # below this, starting worker processes (2 to 5 s) gains little
@@ -144,6 +148,7 @@ class _Failure:
 
     message: str
     by_user: bool
+    trace: str = ""
 
 
 def _attempt(function: Callable[[Item], Result], item: Item) -> Result | _Failure:
@@ -155,17 +160,21 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Result | _Failur
         with dask.config.set(scheduler="synchronous"):
             return function(item)
     except InputError as error:
-        return _Failure(str(error), by_user=True)
+        trace = traceback.format_exc() if error.__cause__ else ""
+        return _Failure(str(error), by_user=True, trace=trace)
     except OSError:
         raise  # may pass: tried again on a cluster
     except Exception as error:
-        return _Failure(f"{type(error).__name__}: {error}", by_user=False)
+        message = f"{type(error).__name__}: {error}"
+        return _Failure(message, by_user=False, trace=traceback.format_exc())
 
 
 def _result(item: Item, outcome: Result | _Failure) -> Result:
     """The result, or the failure as an error of this process."""
     if not isinstance(outcome, _Failure):
         return outcome
+    if outcome.trace:
+        LOG.error("%s: %s", item, outcome.trace)  # for whoever mends it; the user gets a sentence
     if outcome.by_user:
         raise InputError(outcome.message)
     raise RuntimeError(f"{item}: {outcome.message}")
@@ -222,13 +231,19 @@ def _workers(where: str, compute: ComputeConfig) -> Any:
         return _slurm_jobs(compute)
     from distributed import LocalCluster
 
-    return LocalCluster(
-        n_workers=compute.workers or cores(),
-        threads_per_worker=1,
-        memory_limit="auto" if compute.memory_gb is None else f"{compute.memory_gb}GB",
-        dashboard_address=None,
-        silence_logs=40,
-    )
+    try:
+        return LocalCluster(
+            n_workers=compute.workers or cores(),
+            threads_per_worker=1,
+            memory_limit="auto" if compute.memory_gb is None else f"{compute.memory_gb}GB",
+            dashboard_address="127.0.0.1:0",  # any free port: None would insist on 8787
+            silence_logs=logging.ERROR,
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"worker processes did not start ({error}); in a script, compute under "
+            '`if __name__ == "__main__":`, since they import it, or use compute.where: here'
+        ) from error
 
 
 def _slurm_jobs(compute: ComputeConfig) -> Any:
@@ -240,6 +255,10 @@ def _slurm_jobs(compute: ComputeConfig) -> Any:
             "compute.where is slurm, which needs dask-jobqueue; "
             "install it with: pip install 'atomvae[slurm]'"
         ) from None
+    if shutil.which("sbatch") is None:
+        raise InputError(
+            "compute.where is slurm, but there is no sbatch here; run on a node that submits jobs"
+        )
     cluster = SLURMCluster(
         cores=1,
         processes=1,

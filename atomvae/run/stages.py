@@ -126,9 +126,10 @@ def _detect_figures(work: Work, atoms: pd.DataFrame, frames: list[int]) -> Figur
     }
     unit, scale = ("px", 1.0) if pixel is None else ("nm", float(np.mean(pixel)))
     line = f"{len(atoms)} atoms in {sum(frames)} frames"
-    spacing = nearest_distance(atoms)
+    first = atoms[atoms["movie"] == atoms["movie"].min()]  # pixels of one size
+    spacing = nearest_distance(first) if len(atoms) else np.nan
     if len(atoms):
-        for name, value in (("spacing", spacing), ("width", float(atoms["sigma"].median()))):
+        for name, value in (("spacing", spacing), ("width", float(first["sigma"].median()))):
             figures[f"{name}_{unit}"] = round(value * scale, 5)
             line += f", {name} {value * scale:.3g} {unit}"
     truth = work.folder.tables / "truth.parquet"

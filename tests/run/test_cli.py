@@ -138,3 +138,12 @@ def test_bars_show_rate_and_remaining_time():
 
 def test_the_console_script_is_there():
     assert (Path(sys.executable).parent / "atomvae").exists()
+
+
+@pytest.mark.gui
+def test_view_draws_a_picture(tmp_path, small_run, capsys):
+    from matplotlib.image import imread
+
+    picture = tmp_path / "run.png"
+    said(capsys, "view", str(small_run), "--screenshot", str(picture), "--frame", "1")
+    assert imread(picture)[..., :3].std() * 255 > 10

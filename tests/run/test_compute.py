@@ -1,4 +1,6 @@
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 from atomvae.errors import InputError
-from atomvae.run.compute import ComputeConfig, map_tasks
+from atomvae.run.compute import ComputeConfig, SlurmConfig, map_tasks
 
 
 def square_file(folder: str, item: int) -> int:
@@ -58,12 +60,13 @@ def test_any_number_of_workers_gives_the_same_files(tmp_path, workers):
 
 
 @pytest.mark.parametrize("where", ["here", "local"])
-def test_failures_name_the_task(where, tmp_path):
+def test_failures_name_the_task(where, tmp_path, caplog):
     compute = ComputeConfig(where=where, workers=1)
     with pytest.raises(InputError, match=r"^frame 3 is empty; remove it$"):
         list(map_tasks(fails_at_three, [1, 3], compute))
     with pytest.raises(RuntimeError, match="30: ZeroDivisionError"):
         list(map_tasks(fails_at_three, [1, 30], compute))
+    assert "in fails_at_three" in caplog.text  # where it was, for the log
     if where == "local":
         with pytest.raises(InputError, match="300: the file system failed three times"):
             list(map_tasks(fails_at_three, [300], compute))
@@ -74,6 +77,27 @@ def test_failures_name_the_task(where, tmp_path):
 
 def test_auto_stays_here_for_little_work():
     assert {r for _, r in map_tasks(abs, range(5), ComputeConfig())} == set(range(5))
+
+
+def test_a_script_without_its_guard_is_told_so(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from atomvae.run.compute import ComputeConfig, SlurmConfig, map_tasks\n"
+        "list(map_tasks(abs, [1], ComputeConfig(where='local', workers=1)))\n"
+    )
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True)
+    assert result.returncode != 0
+    assert 'compute under `if __name__ == "__main__":`' in result.stderr
+
+
+def test_two_clusters_on_one_machine(tmp_path):
+    """The port that dask likes best is taken: nobody is told, nothing fails."""
+    with socket.socket() as taken:
+        with contextlib.suppress(OSError):  # taken already, as it should be
+            taken.bind(("127.0.0.1", 8787))
+            taken.listen()
+        compute = ComputeConfig(where="local", workers=1)
+        assert dict(map_tasks(abs, [-1], compute)) == {-1: 1}
 
 
 def test_auto_moves_to_processes_when_worth_it(monkeypatch, tmp_path):
@@ -121,7 +145,42 @@ def refused(self, address, **options):
     raise OSError(f"Timed out trying to connect to {address}")
 
 
+def test_slurm_without_slurm(monkeypatch, tmp_path):
+    module = type(sys)("dask_jobqueue")
+    module.SLURMCluster = None
+    monkeypatch.setitem(sys.modules, "dask_jobqueue", module)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="there is no sbatch here"):
+        list(map_tasks(abs, [1], ComputeConfig(where="slurm")))
+
+
 def test_slurm_without_its_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "dask_jobqueue", None)
     with pytest.raises(InputError, match=r"pip install 'atomvae\[slurm\]'"):
         list(map_tasks(abs, [1], ComputeConfig(where="slurm")))
+
+
+SBATCH = """#!/bin/sh
+# A cluster of one machine: the job starts at once, as a process.
+for script; do :; done
+cp "$script" job.sh
+sh "$script" >/dev/null 2>&1 &
+echo "Submitted batch job $!"
+"""
+
+
+def test_slurm_jobs_compute(tmp_path, monkeypatch):
+    """Through dask-jobqueue, with commands that stand in for those of SLURM."""
+    pytest.importorskip("dask_jobqueue", reason="needs the extra slurm")
+    for name, text in (("sbatch", SBATCH), ("scancel", '#!/bin/sh\nkill "$@"\n')):
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.chdir(tmp_path)
+    slurm = SlurmConfig(queue="short", directives=("--exclusive",))
+    compute = ComputeConfig(where="slurm", workers=2, memory_gb=1, slurm=slurm)
+    done = dict(map_tasks(partial(square_file, str(tmp_path)), range(4), compute))
+    assert os.getpid() not in done.values() and len(done) == 4
+    script = (tmp_path / "job.sh").read_text()
+    assert "#SBATCH -p short" in script and "#SBATCH --exclusive" in script
+    assert "OMP_NUM_THREADS=1" in script

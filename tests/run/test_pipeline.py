@@ -133,11 +133,28 @@ def test_another_model_lies_beside_the_first(run):
     assert "angle" not in folder.table()
 
 
-def test_the_same_seed_gives_the_same_run(tmp_path, small_run, small_yaml, run_contents):
-    other = run_pipeline(small_yaml, out=tmp_path, overrides=["compute.where=local"])
-    assert run_contents(other.path) == run_contents(small_run)  # in other processes
-    third = run_pipeline(small_yaml, out=tmp_path / "b", overrides=["seed=4"])
-    assert run_contents(third.path) != run_contents(small_run)
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_any_number_of_workers_gives_the_same_arrays(
+    tmp_path, small_run, small_yaml, run_contents, monkeypatch, workers
+):
+    monkeypatch.setattr("atomvae.run.stages.PIXELS_PER_TASK", 1)  # a task per frame
+    where = ["compute.where=local", f"compute.workers={workers}"]
+    run = run_pipeline(small_yaml, out=tmp_path, overrides=where, until="patches").path
+    expected, found = run_contents(small_run), run_contents(run)
+    shared = [name for name in expected if name.startswith(("atoms/", "patches/"))]
+    assert len(shared) > 15
+    for name in shared:
+        assert name == "atoms/track" or found[name] == expected[name], name
+
+
+def test_another_seed_gives_another_run(tmp_path, small_run, small_yaml, run_contents):
+    twice = [
+        run_contents(run_pipeline(small_yaml, out=tmp_path / seed, overrides=[f"seed={seed}"]).path)
+        for seed in ("3", "4")
+    ]
+    assert twice[0] == run_contents(small_run)
+    for name in ("atoms/y", "latents/rvae/z_0", "images/si_graphene/0/data"):
+        assert twice[1][name] != twice[0][name]
 
 
 def test_several_movies(tmp_path):
