@@ -32,8 +32,10 @@ def information(values, label, bins=12):
 
 @pytest.fixture(scope="module")
 def graphene():
-    """A drifting perfect sheet at 2.5 electrons per pixel, taken all the way."""
-    simulation = atomvae.simulate("graphene", frames=5, shape=(192, 192), seed=11)
+    """A drifting perfect sheet at 2.5 electrons per pixel, taken all the way with defaults."""
+    simulation = atomvae.simulate(
+        "graphene", frames=5, shape=(192, 192), seed=11, difficulty="scan"
+    )
     atoms = atomvae.detect_atoms(simulation.movie)
     patches = atomvae.cut_patches(simulation.movie, atoms)
     model = atomvae.zoo.skip_rvae(patches.layout.shape, latent_dim=2, seed=1)

@@ -29,6 +29,7 @@ VACANT = 0.005  # share of sites expected to be empty
 LEAST = 0.2  # of the expected amplitude: below it a site is empty however sure one is
 WEAK = 0.3  # coherence below which the lattice may not suggest anything
 BORNE_OUT = 0.6  # of the sites must hold a column, or the lattice is a wrong guess
+ASTRAY = 0.002  # of the atoms: so few off the lattice are no reason to fit everything again
 LOCAL = 15  # sites that tell what amplitude to expect
 
 
@@ -157,7 +158,7 @@ def label_sites(atoms: pd.DataFrame, lattice: Lattice) -> pd.DataFrame:
 def is_complete(
     labelled: pd.DataFrame, lattice: Lattice, valid: NDArray[np.bool_] | None = None
 ) -> bool:
-    """Tell whether every site has its atom and every atom its site.
+    """Tell whether every site has its atom and nearly every atom its site.
 
     Parameters
     ----------
@@ -183,7 +184,7 @@ def is_complete(
     >>> is_complete(sites, lattice), is_complete(sites.drop(index=30), lattice)
     (True, False)
     """
-    if (labelled["sublattice"] < 0).any():
+    if (labelled["sublattice"] < 0).mean() > ASTRAY:
         return False
     near = FOUND * site_distance(lattice)
     sites = lattice.sites(margin_px=-near)

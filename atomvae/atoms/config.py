@@ -94,7 +94,8 @@ class DetectConfig(Settings):
         if not missing:
             return self
         frames = [clean_frame(frame) for frame in _sample(source)]
-        frames = [frame for frame in frames if frame[1].any()] or [_NOTHING]
+        # A constant frame, a lost one say, has nothing to tell.
+        frames = [f for f in frames if f[1].any() and np.ptp(f[0][f[1]]) > 0] or [_NOTHING]
         images, valid = [f[0] for f in frames], [f[1] for f in frames]
         scale = column_scale(images, valid, self.width_px)
         width = scale.width_px

@@ -24,6 +24,8 @@ GRID = 48  # points of the mean unit cell along each vector
 LEAST_COLUMN = 0.25  # of the tallest column of the cell, above its lowest point
 SHARPEN = 0.8  # of the width: taken out of the mean cell, where fainter columns are shoulders
 MOST_GAIN = 4.0
+PASSED = 0.6  # over the width: faster waves a Gaussian column lowers to less than 0.1 %
+LEAST_WAVES = 12
 ORDERS = 4  # highest Fourier index of the mean cell
 
 
@@ -156,7 +158,7 @@ def find_lattice(
         return None
     basis, quality = found
     vectors = _oriented(reduced(_dual(basis)))
-    waves = _Waves(flat, vectors, _dual(vectors))
+    waves = _Waves(flat, vectors, _dual(vectors), PASSED / width_px)
     displacement, strength = waves.follow()
     factor = waves.factors(displacement)
     displacement, strength = waves.refine(displacement, factor, strength)
@@ -195,7 +197,7 @@ def _oriented(vectors: Floats) -> Floats:
 class _Waves:
     """Local phases of the waves of a lattice in one image."""
 
-    def __init__(self, flat: Floats, vectors: Floats, basis: Floats) -> None:
+    def __init__(self, flat: Floats, vectors: Floats, basis: Floats, most: float) -> None:
         self.flat, self.basis = flat, basis
         self.sigma = max(WINDOW * float(np.hypot(*vectors.T).max()), min(flat.shape) / MOST_NODES)
         self.nodes = (self._spread(flat.shape[0]), self._spread(flat.shape[1]))
@@ -203,7 +205,8 @@ class _Waves:
         index = np.stack(np.meshgrid(steps, steps, indexing="ij"), -1).reshape(-1, 2)
         length = np.hypot(*(index @ basis).T)
         half = (index[:, 0] > 0) | ((index[:, 0] == 0) & (index[:, 1] > 0))
-        self.index = index[half & (length < 0.5)]
+        least = np.sort(length[half])[LEAST_WAVES - 1]
+        self.index = index[half & (length < max(min(0.5, most), least + 1e-9))]
         self.waves = self.index @ basis  # (w, 2)
         self.windows = tuple(  # (gy, y), (gx, x); normalised so that the edge counts less
             np.exp(-((np.arange(n) - node[:, None]) ** 2) / (2 * self.sigma**2))
@@ -244,9 +247,10 @@ class _Waves:
             for at in ((i - 1, j), (i + 1, j), (i, j - 1), (i, j + 1)):
                 inside = min(at) >= 0 and at[0] < strength.shape[0] and at[1] < strength.shape[1]
                 if inside and np.isnan(u[0, at[0], at[1]]):
-                    here = self.local[main][:, at[0], at[1]]
-                    start = _around(u, at)
-                    u[:, at[0], at[1]] = _solve_phase(here, factor, self.waves[main], start)
+                    here = self.local[main, at[0], at[1]][:, None]
+                    start = _around(u, at)[:, None]
+                    found = _solve_phase(here, factor, self.waves[main], start)
+                    u[:, at[0], at[1]] = found[:, 0]
                     heappush(edge, (-strength[at], *at))
         return u, strength
 
@@ -263,10 +267,8 @@ class _Waves:
         scale = np.abs(factor)
         kept = scale > max(3 * self.noise / np.sqrt(strength.size), 0.1 * scale.max())
         waves, f = self.waves[kept], factor[kept]
-        better = np.stack(
-            [_solve_phase(self.local[kept][:, i, j], f, waves, u[:, i, j])
-             for i, j in np.ndindex(strength.shape)]
-        ).T.reshape(u.shape)  # fmt: skip
+        local = self.local[kept].reshape(len(f), -1)  # (w, nodes)
+        better = _solve_phase(local, f, waves, u.reshape(2, -1)).reshape(u.shape)
         turn = np.exp(2j * np.pi * np.einsum("wc,cyx->wyx", waves, better))
         agree = np.real(self.local[kept] * turn * (f.conj() / np.abs(f))[:, None, None]).sum(0)
         agree = np.maximum(agree, 0) / self._seen()
@@ -317,15 +319,16 @@ def _around(u: Floats, at: tuple[int, int]) -> Floats:
 def _solve_phase(
     here: NDArray[np.complex128], factor: NDArray[np.complex128], waves: Floats, start: Floats
 ) -> Floats:
-    """Displacement (2,) that brings the phases of all waves to those of the mean."""
-    weight = np.abs(here) * np.abs(factor)
+    """Displacement (2, m) of m nodes that brings the phases (w, m) to those of the mean (w,)."""
+    weight = np.abs(here) * np.abs(factor)[:, None]  # (w, m)
+    pull = 2 * np.pi * waves  # (w, 2)
+    matrix = np.einsum("wa,wm,wb->mab", pull, weight, pull)
+    matrix += 1e-6 * np.trace(matrix, axis1=1, axis2=2)[:, None, None] * np.eye(2)
     u = start.copy()
     for _ in range(4):
-        lag = np.angle(here * factor.conj() * np.exp(2j * np.pi * waves @ u))
-        pull = 2 * np.pi * waves
-        matrix = (pull * weight[:, None]).T @ pull
-        matrix += 1e-6 * np.trace(matrix) * np.eye(2)
-        u = u - np.linalg.solve(matrix, (pull * weight[:, None]).T @ lag)
+        lag = np.angle(here * factor.conj()[:, None] * np.exp(1j * pull @ u))
+        step = np.einsum("wa,wm->ma", pull, weight * lag)
+        u = u - np.linalg.solve(matrix, step[..., None])[..., 0].T
     return u
 
 

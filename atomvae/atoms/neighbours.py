@@ -30,6 +30,8 @@ def nearest_distance(atoms: pd.DataFrame) -> float:
     10.0
     """
     frames = np.unique(atoms["frame"])
+    if not len(frames):
+        return _ALONE_PX
     chosen = frames[np.unique(np.linspace(0, len(frames) - 1, _SOME_FRAMES).astype(int))]
     found = [np.empty(0)]
     for _, one in atoms[atoms["frame"].isin(chosen)].groupby("frame"):

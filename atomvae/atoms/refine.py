@@ -18,6 +18,7 @@ _STEPS = 30  # most converge in 4 to 7
 _DAMPING, _LEAST_DAMPING, _MOST_DAMPING = 1e-2, 1e-6, 1e6
 _REACH_PX = 2.0  # a column stays within this distance of its start, per axis
 _BLOCK = 256  # columns per batch: their Jacobian stays in the processor's cache
+_LOW = 0.1  # of the pixels of a window: so many are taken as background
 _NEIGHBOURS = 8
 
 
@@ -129,10 +130,13 @@ def start_values(windows: Windows, y: Floats, x: Floats, width_px: float, sign: 
     >>> start_values(windows, at, at, 1.0, 1).tolist()
     [[4.0, 4.0, 10.0, 1.0, 2.0]]
     """
-    seen = np.where(windows.weight > 0, sign * windows.counts, np.nan)
-    seen[np.isnan(seen).all(axis=1)] = 0.0
-    background = np.nanpercentile(seen, 10, axis=1)
-    amplitude = np.maximum(np.nanmax(seen, axis=1) - background, 1e-9)
+    seen = np.where(windows.weight > 0, sign * windows.counts, np.inf)
+    seen[np.isinf(seen).all(axis=1)] = 0.0
+    seen.sort(axis=1)  # pixels that are not used come last
+    last = np.isfinite(seen).sum(axis=1) - 1
+    rows = np.arange(len(seen))
+    background = seen[rows, np.rint(_LOW * last).astype(int)]
+    amplitude = np.maximum(seen[rows, last] - background, 1e-9)
     width = np.full(len(y), width_px)
     return np.stack([y, x, sign * amplitude, width, sign * background], axis=1)
 

@@ -112,6 +112,7 @@ def test_honeycomb_has_three_neighbours():
     table = pd.DataFrame({"frame": 0, "y": y, "x": x})
     found = neighbour_table(table)
     assert nearest_distance(table) == pytest.approx(20)
+    assert nearest_distance(empty_atoms()) > 0
     inner = (i > 1) & (i < 10) & (j > 1) & (j < 10)
     assert (found["n_neighbours"][inner] == 3).all()
     assert found["interior"][inner].all()
