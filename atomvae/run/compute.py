@@ -10,7 +10,7 @@ import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -82,6 +82,23 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Keep linear algebra to one thread while a block runs.
+
+    Our matrices are small: threads that wait for each other made the detection 18 times slower
+    on a busy machine of two cores. Torch has threads of its own, which are left alone.
+
+    Examples
+    --------
+    >>> with one_thread():
+    ...     pass
+    """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
+    return limits
 
 
 def map_tasks(
@@ -157,7 +174,7 @@ def _attempt(function: Callable[[Item], Result], item: Item) -> Result | _Failur
 
     try:
         # A task is the unit of parallelism: inside it dask must not start threads of its own.
-        with dask.config.set(scheduler="synchronous"):
+        with dask.config.set(scheduler="synchronous"), one_thread():
             return function(item)
     except InputError as error:
         trace = traceback.format_exc() if error.__cause__ else ""

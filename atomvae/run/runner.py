@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from atomvae.errors import InputError
+from atomvae.run.compute import one_thread
 from atomvae.run.config import Pipeline
 from atomvae.run.folder import RunFolder, software_versions
 
@@ -203,7 +204,8 @@ def run_stages(
         work = Work(folder, pipeline, name, state.key, told)
         _remove_other_parts(work)
         try:
-            figures = state.stage.work(work)
+            with one_thread():
+                figures = state.stage.work(work)
         except Exception as error:
             LOG.error("%s: %s", name, error, exc_info=not isinstance(error, InputError))
             raise

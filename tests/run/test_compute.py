@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from atomvae.errors import InputError
 from atomvae.run.compute import ComputeConfig, SlurmConfig, map_tasks
@@ -36,6 +37,11 @@ def flaky(folder: str, item: int) -> int:
         mark.touch()
         raise OSError("stale file handle")
     return item
+
+
+def blas_threads(item: int) -> list[int]:
+    found = threadpool_info()
+    return [pool["num_threads"] for pool in found if pool["user_api"] == "blas"]
 
 
 def dies(item: int) -> None:
@@ -73,6 +79,16 @@ def test_failures_name_the_task(where, tmp_path, caplog):
         assert [r for _, r in map_tasks(partial(flaky, str(tmp_path)), [7], compute)] == [7]
         with pytest.raises(InputError, match="workers died again and again at 1"):
             list(map_tasks(dies, [1], compute))
+
+
+def test_tasks_do_not_fight_for_cores():
+    def pools() -> list[int]:
+        ((_, found),) = map_tasks(blas_threads, [0], ComputeConfig(where="here"))
+        return found
+
+    with threadpool_limits(2, user_api="blas"):
+        assert set(pools()) == {1}
+        assert set(blas_threads(0)) == {2}  # what the caller had is given back
 
 
 def test_auto_stays_here_for_little_work():
