@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import cKDTree
+from threadpoolctl import threadpool_limits
 
 from atomvae.atoms.candidates import local_peaks
 from atomvae.atoms.complete import complete_lattice, is_complete, label_sites, site_distance
@@ -192,7 +193,9 @@ def detect_atoms(movie: Movie, config: DetectConfig | None = None) -> pd.DataFra
         dask.delayed(_detect_block)(movie.frames[i : i + _FRAMES_PER_TASK], i, resolved)
         for i in starts
     ]
-    tables = [table for table in dask.compute(*blocks) if len(table)]
+    # Frames are the unit of parallelism: threads within small matrices only wait for each other.
+    with threadpool_limits(1, user_api="blas"):
+        tables = [table for table in dask.compute(*blocks) if len(table)]
     if not tables:
         return empty_atoms()
     atoms = pd.concat(tables, ignore_index=True)

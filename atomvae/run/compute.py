@@ -95,7 +95,7 @@ def one_thread() -> AbstractContextManager[object]:
     >>> with one_thread():
     ...     pass
     """
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     limits: AbstractContextManager[object] = threadpool_limits(1, user_api="blas")
     return limits
