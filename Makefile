@@ -51,4 +51,4 @@ docs: install
 	$(BIN)/mkdocs build --strict
 
 bench: install
-	OMP_NUM_THREADS=1 $(BIN)/python tests/bench.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.atoms.bench_detect
