@@ -8,7 +8,7 @@ APT := xvfb xauth libgl1-mesa-dri libgl1 libegl1 libopengl0 libdbus-1-3 libxkbco
   libxcb-render-util0 libxcb-shape0 libxcb-xkb1
 XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
 
-.PHONY: demo test lint docs bench check-slow install system
+.PHONY: demo test lint docs bench check-slow install system peer
 
 install: system $(STAMP)
 
@@ -52,3 +52,19 @@ docs: install
 
 bench: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.atoms.bench_detect
+
+# AtomAI, which our tables are compared with, in an environment of its own.
+PEER := .venv-peer
+PEER_PIP := $(PEER)/bin/pip install -q -c constraints.txt
+
+peer: $(PEER)/.installed
+
+$(PEER)/.installed: constraints.txt
+	@{ $(PYTHON) -m venv $(PEER) && $(PEER_PIP) torch && $(PEER_PIP) atomai==0.8.1 six; } || { \
+	  echo "AtomAI 0.8.1 can't be installed here (see above); only its column of the tables" \
+	    "needs it, all else works without."; exit 1; }
+	@PYTHONPATH=tests/model $(PEER)/bin/python -W ignore -c \
+	  "import peer; print('AtomAI', peer.load_atomai().__version__)" || { \
+	  echo "AtomAI is installed in $(PEER) but can't be imported (see above); remove $(PEER) and" \
+	    "run make peer again."; exit 1; }
+	touch $@
