@@ -36,6 +36,7 @@ _HOME = {
     "load_model": "atomvae.model.files",
     "map_latents": "atomvae.maps.latents",
     "simulate": "atomvae.datasets.simulate",
+    "cards": "atomvae.datasets.cards",
     "to_layers": "atomvae.viewer.layers",
     "RunFolder": "atomvae.run.folder",
     "run_pipeline": "atomvae.run.pipeline",
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from atomvae.atoms.link import LinkConfig as LinkConfig
     from atomvae.atoms.link import link_atoms as link_atoms
     from atomvae.atoms.read import read_atoms as read_atoms
+    from atomvae.datasets.cards import cards as cards
     from atomvae.datasets.simulate import simulate as simulate
     from atomvae.errors import InputError as InputError
     from atomvae.maps.latents import map_latents as map_latents
