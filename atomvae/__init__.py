@@ -37,6 +37,8 @@ _HOME = {
     "map_latents": "atomvae.maps.latents",
     "simulate": "atomvae.datasets.simulate",
     "cards": "atomvae.datasets.cards",
+    "digits": "atomvae.datasets.digits",
+    "mnist": "atomvae.datasets.digits",
     "to_layers": "atomvae.viewer.layers",
     "RunFolder": "atomvae.run.folder",
     "run_pipeline": "atomvae.run.pipeline",
@@ -52,6 +54,8 @@ if TYPE_CHECKING:
     from atomvae.atoms.link import link_atoms as link_atoms
     from atomvae.atoms.read import read_atoms as read_atoms
     from atomvae.datasets.cards import cards as cards
+    from atomvae.datasets.digits import digits as digits
+    from atomvae.datasets.digits import mnist as mnist
     from atomvae.datasets.simulate import simulate as simulate
     from atomvae.errors import InputError as InputError
     from atomvae.maps.latents import map_latents as map_latents

@@ -234,7 +234,7 @@ def _intersection(a: Plane, b: Plane) -> Plane:
 
 
 def _disc(y: Plane, x: Plane, radius: float) -> Plane:
-    return np.asarray(np.sqrt(y * y + x * x) - radius, np.float32)
+    return np.sqrt(y * y + x * x) - radius
 
 
 def _cone(y: Plane, x: Plane, centre: tuple[float, float], radius: float, tip: float) -> Plane:
