@@ -175,7 +175,7 @@ def test_truth_is_uniform(rotation, shear):
         "angle": np.radians(rotation), "shear": np.radians(shear), "shift_y": 1.5, "shift_x": 1.5,
     }  # fmt: skip
     for name, half in halves.items():
-        assert truth[name].abs().max() <= half
+        assert -half <= truth[name].min() < -0.99 * half < 0.99 * half < truth[name].max() <= half
         assert kstest(truth[name], "uniform", (-half, 2 * half)).pvalue > 0.01
         assert kstest(truth[name][truth["suit"] == HEART], "uniform", (-half, 2 * half))[1] > 0.01
     correlation = truth[list(halves)].corr().to_numpy() - np.eye(4)
