@@ -3,7 +3,7 @@
 Four laws: encoder outputs concatenate; content concatenates; poses multiply; KLs add.
 """
 
-from atomvae.latent.content import Categorical, Gaussian
+from atomvae.latent.content import Categorical, Code, Condition, Gaussian
 from atomvae.latent.factor import Branches, Factor
 from atomvae.latent.pose import Angle, Pose, Rotation, Scale, Shear, Shift
 
@@ -11,6 +11,8 @@ __all__ = [
     "Angle",
     "Branches",
     "Categorical",
+    "Code",
+    "Condition",
     "Factor",
     "Gaussian",
     "Pose",

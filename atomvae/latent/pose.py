@@ -104,6 +104,11 @@ class Shift(NormalFactor, Pose):
         mean = (turn_matrix(branches.turn) @ params[..., :2, None])[..., 0]
         return self.normal(mean, params[..., 2:])
 
+    @property
+    def columns(self) -> list[str]:
+        """Down and right."""
+        return [f"{self.name}_y", f"{self.name}_x"]
+
     def matrix(self, value: Tensor) -> Tensor:
         """Translate by value (..., 2)."""
         eye = torch.eye(2, dtype=value.dtype, device=value.device)
@@ -134,12 +139,28 @@ class Rotation(NormalFactor, Pose):
 
 @dataclass(frozen=True)
 class Shear(NormalFactor, Pose):
-    """Pure shear exp(h [[0, 1], [1, 0]]) of unit determinant, prior N(0, sigma).
+    """Pure shear of unit determinant, prior N(0, sigma) of each component.
+
+    One component h1 gives exp(h1 [[0, 1], [1, 0]]), with axes at 45 degrees in the frame of the
+    motif. Two give exp([[h2, h1], [h1, -h2]]), every pure shear: with scale and rotation, all
+    linear maps that don't mirror. A simple shear by h is, for small h, a pure shear by h / 2 and
+    a turn by h / 2.
+
+    Parameters
+    ----------
+    name
+        Name of its columns in the latents table.
+    sigma
+        Standard deviation of the prior of a component.
+    size
+        Number of components, 1 or 2.
 
     Examples
     --------
     >>> round(float(torch.linalg.det(Shear().matrix(torch.tensor([0.3])))), 5)
     1.0
+    >>> Shear(size=2).matrix(torch.tensor([0.0, 0.1])).diagonal()
+    tensor([1.1052, 0.9048, 1.0000])
     """
 
     name: str = "shear"
@@ -149,9 +170,12 @@ class Shear(NormalFactor, Pose):
     rank: ClassVar[int] = 2
 
     def matrix(self, value: Tensor) -> Tensor:
-        """Shear by value (..., 1)."""
-        h = value[..., 0]
-        return _linear(h.cosh(), h.sinh(), h.sinh(), h.cosh())
+        """Shear by value (..., size)."""
+        h1 = value[..., 0]
+        h2 = value[..., 1] if self.size == 2 else torch.zeros_like(h1)
+        s = (h1**2 + h2**2).clamp_min(1e-16).sqrt()  # sqrt has no gradient at zero
+        c, ratio = s.cosh(), s.sinh() / s
+        return _linear(c + ratio * h2, ratio * h1, ratio * h1, c - ratio * h2)
 
 
 @dataclass(frozen=True)
@@ -209,7 +233,11 @@ class Angle(Pose):
     size: int = 1
 
     rank: ClassVar[int] = 1
-    chooses: ClassVar[bool] = True
+
+    @property
+    def chooses(self) -> bool:
+        """Turned copies are branches."""
+        return True
 
     @property
     def n_params(self) -> int:
@@ -254,6 +282,14 @@ class Angle(Pose):
         parts = wrapped_log_prob(value[..., None] - loc[:, None, None], sd[:, None, None])
         density = (parts + branches.within_class[:, :, None]).logsumexp(-1)  # (B, K, n)
         return branches.average((density * weights).sum(-1)) + math.log(2 * math.pi)
+
+    def log_prior(self, value: Tensor) -> Tensor:
+        """Give the uniform log density of values (..., 1), per radian."""
+        return torch.full_like(value[..., 0], -math.log(2 * math.pi))
+
+    def draw_prior(self, n: int) -> Tensor:
+        """Draw n angles over the full turn: (n, 1) radians."""
+        return (2 * torch.rand(n, 1) - 1) * math.pi
 
     def matrix(self, value: Tensor) -> Tensor:
         """Turn by value (..., 1)."""

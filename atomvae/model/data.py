@@ -172,6 +172,44 @@ def normalise(images: Images, offset: Tensor, scale: Tensor) -> tuple[Tensor, Te
     return torch.from_numpy(out), mask
 
 
+def split_rows(
+    images: Images, share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Choose the rows to train on and the rows to judge by.
+
+    Neighbouring patches overlap, so whole blocks of successive frames are held out; single frames
+    and unknown frames are split at random.
+
+    Returns
+    -------
+    training, held_out
+        Sorted rows; held_out is empty for fewer than ten patches or a share of 0.
+
+    Examples
+    --------
+    >>> images = read_images(np.zeros((40, 4, 4)))
+    >>> [len(rows) for rows in split_rows(images, 0.1, seed=0)]
+    [36, 4]
+    """
+    n = len(images)
+    rows = np.arange(n)
+    if n < 10 or share == 0:
+        return rows, rows[:0]
+    rng = np.random.default_rng([seed, 1])
+    frame = rows[:0] if images.frame is None else images.frame
+    frames = np.unique(frame)
+    if len(frames) * share < 1:
+        held = np.zeros(n, bool)
+        held[rng.permutation(n)[: max(1, round(n * share))]] = True
+    else:
+        blocks = np.array_split(frames, max(2, round(2 / share)))  # two blocks are held out
+        blocks = [block for block in blocks if len(block)]
+        wanted = max(1, round(len(blocks) * share))
+        chosen = rng.permutation(len(blocks))[:wanted]
+        held = np.isin(frame, np.concatenate([blocks[i] for i in chosen]))
+    return rows[~held], rows[held]
+
+
 def choose_device(name: str) -> torch.device:
     """Turn "auto", "cpu", "cuda" or "cuda:1" into a device that is there.
 

@@ -1,24 +1,32 @@
 """What a trained model says of patches: a table with a row per atom."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from atomvae.errors import InputError
-from atomvae.latent import Angle, Categorical, Shift
+from atomvae.latent import Angle, Categorical, Code, Shift
 from atomvae.latent.circle import wrap
-from atomvae.model.data import Images, choose_device, normalise, read_images
-from atomvae.model.model import Model, Posterior
+from atomvae.model.batches import Batches, read_targets
+from atomvae.model.data import Images, choose_device, read_images
+from atomvae.model.model import Model
+from atomvae.model.posterior import Known, Posterior
 
 MODE = np.pi / 6  # half the distance between the angles of a sixfold motif
 
 
 def encode(
-    model: Model, patches: Any, *, batch_size: int = 512, device: str = "auto"
+    model: Model,
+    patches: Any,
+    *,
+    known: Mapping[str, ArrayLike] | None = None,
+    targets: Any = None,
+    batch_size: int = 512,
+    device: str = "auto",
 ) -> pd.DataFrame:
     """Encode patches.
 
@@ -33,6 +41,10 @@ def encode(
         A trained model.
     patches
         A PatchStore, or an array (n, h, w) or (n, c, h, w).
+    known
+        Values of factors by name, see `train`: conditions, and whatever else is known.
+    targets
+        What was to be decoded, where that isn't the patches: for the reconstruction error alone.
     batch_size
         Patches at a time; doesn't change the result beyond rounding.
     device
@@ -49,10 +61,12 @@ def encode(
           probability of the mode;
         - shift_y, shift_x and their _sd (pixels of the patch; motif relative to the patch
           centre), also as shift_y_nm, shift_x_nm when the size of a pixel is known;
-        - rotation, shear, scale and their _sd, where the model has them;
-        - class (int64) and class_p, its probability;
+        - rotation, shear (shear_0, shear_1 when it has two components), scale and their _sd,
+          where the model has them;
+        - class (int64) and class_p, its probability, for each discrete factor;
         - reconstruction_error: root mean square, over the pixels that count, of patch minus
           reconstruction in units of the learnt noise; about 1 when nothing but noise is left.
+          Not there for an encoder-decoder unless its targets are given.
 
     Raises
     ------
@@ -66,23 +80,13 @@ def encode(
     >>> list(table.columns)[:5]
     ['atom_id', 'shift_y', 'shift_y_sd', 'shift_x', 'shift_x_sd']
     """
-    images = read_images(patches)
-    if images.shape != model.shape:
-        raise InputError(
-            f"patches have shape {images.shape} (channels, height, width), the model was made for "
-            f"{model.shape}"
-        )
-    target = choose_device(device)
-    home = model.grid.device
+    images, shown = read_images(patches), read_targets(targets)
+    target, home = choose_device(device), model.grid.device
+    batches = Batches(model, images, shown, known, target)
     model.to(target)
-    pixels, mask = normalise(images, model.offset, model.scale)
     try:
         parts = [
-            _encode_batch(
-                model,
-                pixels[i : i + batch_size].to(target),
-                None if mask is None else mask[i : i + batch_size].to(target),
-            )
+            _encode_batch(model, **batches.take(np.arange(i, min(i + batch_size, len(images)))))
             for i in range(0, len(images), batch_size)
         ]
     finally:
@@ -92,39 +96,60 @@ def encode(
 
 
 @torch.no_grad()
-def _encode_batch(model: Model, image: Tensor, mask: Tensor | None) -> dict[str, NDArray[Any]]:
+def _encode_batch(
+    model: Model, image: Tensor, mask: Tensor | None, target: Tensor | None, known: Known
+) -> dict[str, NDArray[Any]]:
     """Columns of one batch, in the units of the model."""
-    posterior = model.infer(image)
+    posterior = model.infer(image, known=known)
+    columns, z = summarise(model, posterior)
+    if target is None and model.shape == model.target_shape:
+        target = image
+    if target is not None:
+        output = model.reconstruct(z, model.grid.expand(len(image), -1, -1))  # (B, D, c)
+        residual = target.flatten(2).transpose(1, 2) - model.likelihood.mean(output)
+        valid = model.field.expand(len(image), -1)
+        valid = valid if mask is None else valid & mask.flatten(1)
+        squares = ((residual / model.likelihood.sd(output)) ** 2).mean(-1) * valid
+        error = (squares.sum(1) / valid.sum(1).clamp_min(1)).sqrt()
+        columns["reconstruction_error"] = error
+    return {name: c.cpu().numpy() for name, c in columns.items()}
+
+
+def summarise(model: Model, posterior: Posterior) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Sum up posteriors by their most probable modes.
+
+    Returns
+    -------
+    columns
+        Values, their sd and probabilities by column, (B,).
+    z
+        The value of each factor by name, (B, size): what to decode.
+    """
     weight, best = main_mode(model, posterior)  # (B, K), (B,)
+    rows = torch.arange(len(best), device=best.device)
     columns: dict[str, Tensor] = {}
     z: dict[str, Tensor] = {}
     for f in model.latent:
-        q = posterior.q[f.name]
+        mean = posterior.point(f)  # (B, K, size)
         if isinstance(f, Categorical):
-            p = f.probabilities(posterior.branches)
+            p = f.probabilities(posterior.q[f.name], posterior.branches)
             columns[f.name], columns[f"{f.name}_p"] = p.argmax(1), p.amax(1)
-            z[f.name] = q.mean[torch.arange(len(best)), best]
+        if f.is_given or isinstance(f, Categorical):
+            z[f.name] = mean[rows, best]
             continue
-        mean = q.mean  # (B, K, size)
         if isinstance(f, Angle):
-            centre = mean[torch.arange(len(best)), best]  # (B, 1)
+            centre = mean[rows, best]  # (B, 1)
             mean = wrap(mean - centre[:, None])
             columns["angle_p"] = (posterior.branches.weight * (weight > 0)).sum(1)
         value = (weight[..., None] * mean).sum(1)
-        variance = (weight[..., None] * (q.variance + (mean - value[:, None]) ** 2)).sum(1)
+        spread = posterior.q[f.name].variance + (mean - value[:, None]) ** 2
+        variance = (weight[..., None] * spread).sum(1)
         z[f.name] = wrap(value + centre) if isinstance(f, Angle) else value
-        for i in range(f.size):
-            label = (
-                f.name if f.is_pose and f.size == 1 else f"{f.name}_{'yx'[i] if f.is_pose else i}"
-            )
-            columns[label], columns[f"{label}_sd"] = z[f.name][:, i], variance[:, i].sqrt()
-    mean = model.reconstruct(z, model.grid.expand(len(image), -1, -1))  # (B, D, c)
-    residual = (image.flatten(2).transpose(1, 2) - mean) / model.likelihood.sd
-    valid = model.field.expand(len(image), -1)
-    valid = valid if mask is None else valid & mask.flatten(1)
-    squares = (residual**2).mean(-1) * valid
-    columns["reconstruction_error"] = (squares.sum(1) / valid.sum(1).clamp_min(1)).sqrt()
-    return {name: c.cpu().numpy() for name, c in columns.items()}
+        for i, label in enumerate(f.columns):
+            columns[label] = z[f.name][:, i]
+            if not isinstance(f, Code):
+                columns[f"{label}_sd"] = variance[:, i].sqrt()
+    return columns, z
 
 
 def main_mode(model: Model, posterior: Posterior) -> tuple[Tensor, Tensor]:
@@ -147,8 +172,9 @@ def main_mode(model: Model, posterior: Posterior) -> tuple[Tensor, Tensor]:
     branches = posterior.branches
     weight = branches.weight
     for f in model.latent:
-        if isinstance(f, Categorical):
-            weight = weight * (branches.label == f.probabilities(branches).argmax(1)[:, None])
+        if isinstance(f, Categorical) and f.chooses:
+            p = f.probabilities(posterior.q[f.name], branches)
+            weight = weight * (f.label(branches) == p.argmax(1)[:, None])
     best = weight.argmax(1)
     for f in model.latent:
         if isinstance(f, Angle):
@@ -160,12 +186,17 @@ def main_mode(model: Model, posterior: Posterior) -> tuple[Tensor, Tensor]:
 def _finish(model: Model, columns: dict[str, NDArray[Any]], images: Images) -> pd.DataFrame:
     """Make the table, with lengths in pixels and nm."""
     table = pd.DataFrame({"atom_id": images.atom_id, **columns})
-    unit = max(model.shape[1:]) / 2  # pixels in half a side
+    half = max(model.shape[1:]) / 2  # pixels in half a side
     for f in model.latent:
         if isinstance(f, Shift):
-            for axis in "yx":
-                name = f"{f.name}_{axis}"
-                table[[name, f"{name}_sd"]] *= unit
+            for name in f.columns:
+                table[[name, f"{name}_sd"]] *= half
                 if images.pixel_nm is not None:
                     table[f"{name}_nm"] = table[name] * images.pixel_nm
+        unit = model.unit(f.name)
+        if unit is not None and not f.is_given:
+            offset, scale = unit.double().cpu().numpy()
+            for i, name in enumerate(f.columns):
+                table[name] = table[name] * scale[i] + offset[i]
+                table[f"{name}_sd"] *= scale[i]
     return table

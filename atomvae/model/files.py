@@ -11,22 +11,28 @@ import yaml
 from atomvae import latent
 from atomvae.errors import InputError
 from atomvae.latent import Factor
-from atomvae.model import likelihood, networks
+from atomvae.model import decoders, likelihood, networks
 from atomvae.model.checkpoint import load_tensors, save_tensors
 from atomvae.model.model import Model
 from atomvae.model.seeding import seeded
 
-VERSION = 1
+VERSION = 2
 FACTORS = {
     kind.__name__: kind
     for kind in (
-        latent.Angle, latent.Categorical, latent.Gaussian, latent.Rotation, latent.Scale,
-        latent.Shear, latent.Shift,
+        latent.Angle, latent.Categorical, latent.Code, latent.Condition, latent.Gaussian,
+        latent.Rotation, latent.Scale, latent.Shear, latent.Shift,
     )
 }  # fmt: skip
 ENCODERS = {kind.__name__: kind for kind in (networks.Encoder, networks.ConvEncoder)}
-DECODERS = {kind.__name__: kind for kind in (networks.CoordinateDecoder, networks.ImageDecoder)}
-LIKELIHOODS = {kind.__name__: kind for kind in (likelihood.GaussianNoise,)}
+DECODERS = {
+    kind.__name__: kind
+    for kind in (decoders.CoordinateDecoder, decoders.ImageDecoder, decoders.ConvDecoder)
+}
+LIKELIHOODS = {
+    kind.__name__: kind
+    for kind in (likelihood.GaussianNoise, likelihood.Bernoulli, likelihood.Poisson)
+}
 
 
 def describe(model: Model) -> dict[str, Any]:
@@ -41,6 +47,7 @@ def describe(model: Model) -> dict[str, Any]:
     return {
         "version": VERSION,
         "shape": list(model.shape),
+        "target": list(model.target_shape),
         "latent": [{"kind": type(f).__name__, **asdict(f)} for f in model.latent],  # type: ignore[call-overload]
         **{
             part: {"kind": type(getattr(model, part)).__name__, **getattr(model, part).settings}
@@ -68,14 +75,15 @@ def build(description: dict[str, Any]) -> Model:
         raise InputError(f"model description has version {found!r}, expected {VERSION}")
     try:
         shape = networks.Shape.__origin__(int(n) for n in description["shape"])  # type: ignore[attr-defined]
+        target = networks.Shape.__origin__(int(n) for n in description["target"])  # type: ignore[attr-defined]
         factors: list[Factor] = [_make(FACTORS, "factor", entry) for entry in description["latent"]]
         content = sum(f.size for f in factors if not f.is_pose)
         with seeded(torch.device("cpu"), 0):
             return Model(
                 factors,
                 _make(ENCODERS, "encoder", description["encoder"], shape=shape),
-                _make(DECODERS, "decoder", description["decoder"], shape=shape, content=content),
-                _make(LIKELIHOODS, "likelihood", description["likelihood"], channels=shape[0]),
+                _make(DECODERS, "decoder", description["decoder"], shape=target, content=content),
+                _make(LIKELIHOODS, "likelihood", description["likelihood"], channels=target[0]),
             )
     except (KeyError, AttributeError) as error:
         raise InputError(f"model description lacks {error}") from error

@@ -1,33 +1,17 @@
 """One model for the whole family: a product of latent factors, an encoder, a decoder, a noise."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 
 from atomvae.errors import InputError
-from atomvae.latent import Angle, Branches, Categorical, Factor, Pose, Shift
+from atomvae.latent import Angle, Branches, Categorical, Condition, Factor, Gaussian, Pose, Shift
 from atomvae.latent.pose import to_motif, turn_matrix
-from atomvae.model.likelihood import GaussianNoise
+from atomvae.model.likelihood import Likelihood
 from atomvae.model.networks import Shape, pixel_grid, sample_image
-
-
-@dataclass(frozen=True)
-class Posterior:
-    """What the encoder says of a batch: probabilities of the branches, distributions in each.
-
-    Parameters
-    ----------
-    branches
-        Alternatives that are enumerated.
-    q
-        Distribution of each factor by name, batch shape (B, K), event shape (size,).
-    """
-
-    branches: Branches
-    q: dict[str, Distribution]
+from atomvae.model.posterior import Known, Posterior, pick, posterior
 
 
 class Model(nn.Module):
@@ -39,13 +23,14 @@ class Model(nn.Module):
     Parameters
     ----------
     latent
-        Factors with different names; at most one `Angle` and one `Categorical`.
+        Factors with different names; at most one `Angle`.
     encoder
         Maps (N, c, h, w) to (N, width).
     decoder
-        Maps content (N, d) and coordinates (N, P, 2) to (N, P, c).
+        Maps content (N, d) and coordinates (N, P, 2) to (N, P, c). Its shape may differ from the
+        encoder's (an encoder-decoder: image to spectrum, one channel to three, ...).
     likelihood
-        Noise model.
+        Noise model of what is decoded.
 
     Raises
     ------
@@ -67,11 +52,14 @@ class Model(nn.Module):
 
     offset: Tensor
     scale: Tensor
+    target_offset: Tensor
+    target_scale: Tensor
     grid: Tensor
     field: Tensor
     turns: Tensor
     labels: Tensor
     copy_grid: Tensor
+    copy_field: Tensor
     centre: Tensor
     trained: Tensor
 
@@ -80,36 +68,36 @@ class Model(nn.Module):
         latent: Sequence[Factor],
         encoder: nn.Module,
         decoder: nn.Module,
-        likelihood: GaussianNoise,
+        likelihood: Likelihood,
     ) -> None:
         super().__init__()
         self.latent = tuple(latent)
         self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
         self.content = [f for f in self.latent if not f.is_pose]
         self.poses = [f for f in self.latent if isinstance(f, Pose)]
+        self.given = [f for f in self.latent if isinstance(f, Condition)]
         self._check()
         self.angle = next((f for f in self.latent if isinstance(f, Angle)), None)
-        self.classes = next((f.size for f in self.latent if isinstance(f, Categorical)), 1)
-        turns = torch.tensor(self.angle.turns if self.angle else [0.0])
-        self.copies = len(turns)
-        c, h, w = self.shape
-        grid = pixel_grid(h, w)
-        inside = grid.norm(dim=1) <= min(h, w) / max(h, w)
-        self.register_buffer("grid", grid, persistent=False)  # (D, 2)
-        # What leaves the frame on turning can't be compared: the patch is its inscribed disc.
-        self.register_buffer("field", inside | (self.angle is None), persistent=False)  # (D,)
-        copies = torch.einsum("jab,db->jda", turn_matrix(turns), grid).view(-1, h, w, 2)
-        self.register_buffer("copy_grid", copies, persistent=False)  # (J, h, w, 2)
-        self.register_buffer("turns", turns.repeat_interleave(self.classes), persistent=False)
-        labels = torch.arange(self.classes).repeat(self.copies)
-        self.register_buffer("labels", labels, persistent=False)
-        self.register_buffer("offset", torch.zeros(c, dtype=torch.float64))
-        self.register_buffer("scale", torch.ones(c, dtype=torch.float64))
+        kinds = [f for f in self.latent if isinstance(f, Categorical) and f.chooses]
+        self.classes = math.prod(f.size for f in kinds)
+        self.strides = {
+            f.name: math.prod(g.size for g in kinds[i + 1 :]) for i, f in enumerate(kinds)
+        }
+        self._register_grids(torch.tensor(self.angle.turns if self.angle else [0.0]))
+        for name, channels in (("", self.shape[0]), ("target_", self.target_shape[0])):
+            self.register_buffer(f"{name}offset", torch.zeros(channels, dtype=torch.float64))
+            self.register_buffer(f"{name}scale", torch.ones(channels, dtype=torch.float64))
         self.register_buffer("centre", torch.zeros(self.classes, 2))  # of the motif, half sides
         self.register_buffer("trained", torch.tensor(False))
+        for f in self.latent:  # offset and scale of numbers that may be observed
+            if isinstance(f, Gaussian) or (isinstance(f, Condition) and not f.discrete):
+                plain = torch.stack([torch.zeros(f.size), torch.ones(f.size)]).double()
+                self.register_buffer(f"unit_{f.name}", plain)  # (2, size)
         width = int(encoder.width)  # type: ignore[arg-type]
+        told = sum(f.size for f in self.given)
+        self.tell = nn.Linear(width + told, width) if told else None
         self.heads = nn.ModuleDict(  # law 1: a head per factor, nobody slices
-            {f.name: nn.Linear(width, self.classes * f.n_params) for f in self.latent}
+            {f.name: nn.Linear(width, self.classes * f.n_params) for f in self.latent if f.n_params}
         )
 
     def _check(self) -> None:
@@ -117,15 +105,38 @@ class Model(nn.Module):
         names = [f.name for f in self.latent]
         if not names or len(set(names)) < len(names):
             raise InputError(f"latent factors are named {names}, expected different names")
-        for kind in (Angle, Categorical):
-            if sum(isinstance(f, kind) for f in self.latent) > 1:
-                raise InputError(f"found two {kind.__name__} factors, expected at most one")
+        if sum(isinstance(f, Angle) for f in self.latent) > 1:
+            raise InputError("found two Angle factors, expected at most one")
         size = sum(f.size for f in self.content)
-        if size != self.decoder.content or self.encoder.shape != self.decoder.shape:
+        if size != self.decoder.content:
             raise InputError(
-                f"decoder is for content {self.decoder.content} and shape {self.decoder.shape}, "
-                f"but the factors give {size} and the encoder expects {self.encoder.shape}"
+                f"decoder is for content {self.decoder.content}, but the factors give {size}"
             )
+        if self.poses and self.shape[1:] != self.target_shape[1:]:
+            raise InputError(
+                f"patches of {self.shape[1:]} pixels are decoded to {self.target_shape[1:]}, where "
+                f"the pose {self.poses[0].name} has no meaning; leave the pose out"
+            )
+
+    def _register_grids(self, turns: Tensor) -> None:
+        """Keep the coordinates of pixels, turned copies and branches with the weights."""
+        self.copies = len(turns)
+        _, h, w = self.shape
+        grid = pixel_grid(h, w)
+        # What leaves the frame on turning can't be compared: the patch is its inscribed disc.
+        inside = (grid.norm(dim=1) <= min(h, w) / max(h, w)) | (self.angle is None)
+        copies = torch.einsum("jab,db->jda", turn_matrix(turns), grid).view(-1, h, w, 2)
+        target = pixel_grid(*self.target_shape[1:])
+        field = inside if len(target) == len(grid) else torch.ones(len(target), dtype=torch.bool)
+        for name, value in {
+            "copy_grid": copies,  # (J, h, w, 2)
+            "copy_field": inside.view(h, w),
+            "grid": target,  # (D, 2)
+            "field": field,  # (D,)
+            "turns": turns.repeat_interleave(self.classes),  # (K,)
+            "labels": torch.arange(self.classes).repeat(self.copies),
+        }.items():
+            self.register_buffer(name, value, persistent=False)
 
     @property
     def shape(self) -> Shape:
@@ -134,51 +145,76 @@ class Model(nn.Module):
         return shape
 
     @property
+    def target_shape(self) -> Shape:
+        """(channels, height, width) of what is decoded."""
+        shape: Shape = self.decoder.shape  # type: ignore[assignment]
+        return shape
+
+    def unit(self, name: str) -> Tensor | None:
+        """Offset and scale (2, size) of a factor in the units of the user, if it has any."""
+        found: Tensor | None = getattr(self, f"unit_{name}", None)
+        return found
+
+    @property
     def n_branches(self) -> int:
         """Number of alternatives that are enumerated."""
         return self.copies * self.classes
 
-    def infer(self, image: Tensor, keep: int | None = None) -> Posterior:
+    def parameters_of(self, image: Tensor, known: Known | None = None) -> dict[str, Tensor]:
+        """Give the encoder's numbers for each factor and branch, (B, K, n_params)."""
+        batch, k = len(image), self.n_branches
+        features = self.encoder(self._turned(image))  # (B J, width)
+        if self.tell is not None:
+            assert known is not None
+            values = torch.cat([known[f.name] for f in self.given], -1)
+            values = values.repeat_interleave(self.copies, 0)
+            features = self.tell(torch.cat([features, values], -1)).tanh()
+        return {
+            f.name: self.heads[f.name](features).view(batch, k, f.n_params)
+            for f in self.latent
+            if f.n_params
+        }
+
+    def infer(
+        self, image: Tensor, keep: int | None = None, known: Known | None = None
+    ) -> Posterior:
         """Give the posterior of normalised images (B, c, h, w), zero where they are masked.
 
         `keep` leaves only so many of the most probable branches: a narrower family of
-        posteriors, so the bound stays a bound.
+        posteriors, so the bound stays a bound. `known` holds observed values of factors by name,
+        (B, size), NaN where they are not known.
         """
-        batch, k = len(image), self.n_branches
-        features = self.encoder(self._turned(image))  # (B J, width)
-        params = {
-            f.name: self.heads[f.name](features).view(batch, k, f.n_params) for f in self.latent
-        }
-        logit = sum(
-            (params[f.name][..., 0] for f in self.latent if f.chooses),
-            start=features.new_zeros(batch, k),
-        )  # (B, K): logits add
-        turn, label = self.turns.expand(batch, k), self.labels.expand(batch, k)
-        if keep is not None and keep < k:
-            logit, top = logit.topk(keep, 1)
-            turn, label = turn.gather(1, top), label.gather(1, top)
-            params = {
-                n: p.gather(1, top[..., None].expand(-1, -1, p.shape[-1]))
-                for n, p in params.items()
-            }
-        branches = Branches(logit.log_softmax(1), turn, label)
-        q: dict[str, Distribution] = {}
-        if self.angle is not None:  # the other factors are told of the angle of the motif
-            name = self.angle.name
-            q[name] = self.angle.posterior(params[name], branches)
-            branches = replace(branches, turn=q[name].mean[..., 0])
-        for f in self.latent:
-            if f.name not in q:
-                q[f.name] = f.posterior(params[f.name], branches)
-        return Posterior(branches, q)
+        known = known or {}
+        return self.posterior_of(self.parameters_of(image, known), keep, known)
+
+    def posterior_of(
+        self, params: dict[str, Tensor], keep: int | None = None, known: Known | None = None
+    ) -> Posterior:
+        """Make the posterior of the encoder's numbers (B, K, n_params)."""
+        known = known or {}
+        any_params = next(iter(params.values()))
+        batch, k = any_params.shape[:2]
+        frame = Branches(
+            any_params.new_zeros(batch, k),
+            self.turns.expand(batch, k).to(any_params.dtype),
+            self.labels.expand(batch, k),
+            self.strides,
+        )
+        full = posterior(self.latent, params, frame, known)
+        if keep is None or keep >= k:
+            return full
+        params, frame = pick(params, frame, full.branches.log_weight.topk(keep, 1).indices)
+        part = posterior(self.latent, params, frame, known)
+        # Only the choice among all branches teaches the encoder how probable the known values are.
+        return Posterior(part.branches, part.q, known, full.surprise)
 
     def _turned(self, image: Tensor) -> Tensor:
         """Make copies (B J, c, h, w) of the images, each turned back by one of the angles."""
         if self.copies == 1:
-            return image * self.field.view(image.shape[-2:])
+            return image * self.copy_field
         b, c, h, w = image.shape
         stack = image.reshape(1, b * c, h, w).expand(self.copies, -1, -1, -1)
-        copies = sample_image(stack, self.copy_grid) * self.field.view(h, w)  # (J, B c, h, w)
+        copies = sample_image(stack, self.copy_grid) * self.copy_field  # (J, B c, h, w)
         return copies.view(-1, b, c, h, w).transpose(0, 1).reshape(-1, c, h, w)
 
     def draw_pixels(self, mask: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
@@ -207,7 +243,7 @@ class Model(nn.Module):
         return index, weight.to(self.grid.dtype)
 
     def reconstruct(self, z: dict[str, Tensor], coords: Tensor, gate: float = 1.0) -> Tensor:
-        """Give the mean image (N, P, c) at coordinates (N, P, 2) of the patch, normalised units.
+        """Give the decoder's output (N, P, c) at coordinates (N, P, 2) of the patch.
 
         `z` holds the value of each factor, (N, size); `gate` scales the content.
         """
@@ -217,20 +253,22 @@ class Model(nn.Module):
         return self.draw_motif(z, coords, gate)
 
     def draw_motif(self, z: dict[str, Tensor], coords: Tensor, gate: float = 1.0) -> Tensor:
-        """Give the mean image (N, P, c) at coordinates (N, P, 2) of the motif.
+        """Give the decoder's output (N, P, c) at coordinates (N, P, 2) of the motif.
 
         Only the content among the values `z` (N, size) is looked at.
         """
         values = [z[f.name] for f in self.content]
         content = torch.cat(values, -1) * gate if values else coords.new_zeros(len(coords), 0)
-        centre = self.centre[:1]
+        share = coords.new_ones(len(coords), 1)  # of each combination of classes
         for f in self.content:
-            centre = z[f.name] @ self.centre if isinstance(f, Categorical) else centre
+            if f.name in self.strides:
+                share = (share[:, :, None] * z[f.name][:, None]).flatten(1)
+        centre = share @ self.centre
         mean: Tensor = self.decoder(content, coords - centre[:, None])  # law 2
         return mean
 
     @torch.no_grad()
-    def recentre(self, image: Tensor) -> None:
+    def recentre(self, image: Tensor, known: Known | None = None) -> None:
         """Put the motif where the shifts of these images average to zero.
 
         A motif that is drawn off its centre and shifts that undo this give the same images, but
@@ -240,16 +278,16 @@ class Model(nn.Module):
         shift = next((f for f in self.latent if isinstance(f, Shift)), None)
         if shift is None:
             return
-        b, k = len(image), self.n_branches
-        mean = self.heads[shift.name](self.encoder(self._turned(image))).view(b, k, -1)[..., :2]
-        branches = self.infer(image).branches
+        params = self.parameters_of(image, known)
+        mean = params[shift.name][..., :2]  # (B, K, 2), in the frame of the motif
+        branches = self.posterior_of(params, known=known).branches
         head = self.heads[shift.name]
         assert isinstance(head, nn.Linear)
         bias = head.bias.view(self.classes, -1)
         for label in range(self.classes):
             weight = branches.weight * (branches.label == label)
             mass = weight.sum()
-            if mass > 1e-3 * b:
+            if mass > 1e-3 * len(image):
                 offset = (weight[..., None] * mean).sum((0, 1)) / mass
                 bias[label, :2] -= offset
                 self.centre[label] += shift.sigma * offset
@@ -259,6 +297,8 @@ class Model(nn.Module):
         image: Tensor,
         mask: Tensor | None = None,
         *,
+        target: Tensor | None = None,
+        known: Known | None = None,
         pixels: int | None = None,
         gate: float = 1.0,
         keep: int | None = None,
@@ -270,7 +310,11 @@ class Model(nn.Module):
         image
             (B, c, h, w) normalised, zero where masked.
         mask
-            (B, h, w) bool, True for the pixels that count; None for all.
+            (B, h, w) bool, True for the pixels of the target that count; None for all.
+        target
+            (B, c, h, w) of what is decoded, in the units of the likelihood; the image by default.
+        known
+            Observed values of factors by name, (B, size), NaN where they are not known.
         pixels
             Pixels decoded in each branch; None for all.
         gate
@@ -281,20 +325,23 @@ class Model(nn.Module):
         Returns
         -------
         dict
-            "nll" and the KL of every factor by name, (B,) nats per patch, unweighted.
+            "nll" and the KL of every factor by name, (B,) nats per patch, unweighted. For known
+            values the KL is minus their log prior. With `known`, also "surprise": minus the log
+            probability that the encoder gives to the known values. It is no part of the bound,
+            but what teaches the encoder to predict them.
         """
-        posterior = self.infer(image, keep)
-        branches = posterior.branches
-        b, k = branches.label.shape
+        state = self.infer(image, keep, known)
+        target = image if target is None else target
+        b, k = state.branches.label.shape
         valid = self.field.expand(b, -1)
         valid = valid if mask is None else valid & mask.flatten(1)
         index, weight = self.draw_pixels(valid, pixels)  # (B, P)
-        values = image.flatten(2).transpose(1, 2)  # (B, D, c)
-        target = values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
+        values = target.flatten(2).transpose(1, 2)  # (B, D, c)
+        values = values.gather(1, index[..., None].expand(-1, -1, values.shape[-1]))
         coords = self.grid[index].repeat_interleave(k, 0)  # (B K, P, 2)
-        z = {f.name: f.draw(posterior.q[f.name]) for f in self.latent}
-        flat = {name: value.flatten(0, 1) for name, value in z.items()}
-        mean = self.reconstruct(flat, coords, gate).view(b, k, *target.shape[1:])
-        log_p = self.likelihood.log_prob(target[:, None], mean)  # (B, K, P)
-        terms = {"nll": -branches.average((log_p * weight[:, None]).sum(-1))}
-        return terms | {f.name: f.kl(posterior.q[f.name], branches) for f in self.latent}  # law 4
+        flat = {f.name: state.draw(f).flatten(0, 1) for f in self.latent}
+        output = self.reconstruct(flat, coords, gate).view(b, k, *values.shape[1:])
+        log_p = self.likelihood.log_prob(values[:, None], output)  # (B, K, P)
+        terms = {"nll": -state.branches.average((log_p * weight[:, None]).sum(-1))}
+        terms |= {f.name: state.kl(f) for f in self.latent if not f.is_given}  # law 4
+        return terms | ({"surprise": state.surprise} if known else {})

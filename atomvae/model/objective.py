@@ -3,6 +3,7 @@
 Every schedule is a fraction of the run, so it fits a run of any length.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -10,6 +11,8 @@ from pydantic import Field
 from torch import Tensor
 
 from atomvae.settings import Settings
+
+SURPRISE = 10.0  # weight of the classification loss beside nll of hundreds of nats
 
 
 class TermWeight(Settings):
@@ -24,7 +27,7 @@ class TermWeight(Settings):
     """
 
     term: str
-    """Name of a factor, or nll."""
+    """Name of a factor, nll, or surprise (at known values)."""
     weight: float = Field(default=1.0, ge=0)
     """Factor on the term (beta), or on its distance from the capacity."""
     capacity_nats: float | None = Field(default=None, ge=0)
@@ -43,6 +46,9 @@ def objective(
     terms: Mapping[str, Tensor], weights: Sequence[TermWeight], fraction: float
 ) -> Tensor:
     """Weigh and add the terms.
+
+    The surprise at known values, which is no part of the bound, has the weight `SURPRISE` unless
+    another is chosen.
 
     Parameters
     ----------
@@ -64,7 +70,8 @@ def objective(
     >>> float(objective(terms, [TermWeight(term="z", weight=4.0)], 0.0))
     11.0
     """
-    chosen = {weight.term: weight for weight in weights}
+    chosen = {"surprise": TermWeight(term="surprise", weight=SURPRISE)}
+    chosen |= {weight.term: weight for weight in weights}
     total = torch.zeros((), device=next(iter(terms.values())).device)
     for name, term in terms.items():
         mean = term.mean()
@@ -87,3 +94,17 @@ def content_gate(fraction: float) -> float:
     [0.0, 0.5, 1.0, 1.0]
     """
     return min(1.0, max(0.0, (fraction - 0.2) / 0.3))
+
+
+def one_cycle(fraction: float) -> float:
+    """Learning rate over its peak after a fraction of the run: up for a quarter, then down.
+
+    Examples
+    --------
+    >>> [round(one_cycle(f), 3) for f in (0.0, 0.25, 1.0)]
+    [0.04, 1.0, 0.001]
+    """
+    low, high, x = (0.04, 1.0, fraction / 0.25) if fraction < 0.25 else (1.0, 0.001, 0.0)
+    if fraction >= 0.25:
+        x = (fraction - 0.25) / 0.75
+    return high + (low - high) * (1 + math.cos(math.pi * x)) / 2

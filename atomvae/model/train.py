@@ -4,7 +4,7 @@ import hashlib
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from pydantic import Field
 from torch import Tensor
 
 from atomvae.errors import InputError
-from atomvae.latent import Angle
+from atomvae.model.batches import Batches, read_targets
 from atomvae.model.checkpoint import Progress, load_tensors, restore, save_tensors, snapshot
-from atomvae.model.data import Images, choose_device, measure_scale, normalise, read_images
+from atomvae.model.data import choose_device, read_images, split_rows
+from atomvae.model.guess import first_guess
+from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.model import Model
-from atomvae.model.objective import TermWeight, content_gate, objective
+from atomvae.model.objective import TermWeight, content_gate, objective, one_cycle
 from atomvae.model.seeding import seeded
 from atomvae.settings import Settings
 
@@ -31,6 +33,7 @@ STEPS = 600  # of a default run: enough for content and pose of a few thousand p
 CHECK = 100  # steps between looks at whether the loss is finite
 SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
+GUESSED = 0.25  # fraction of a run for which the first guess is taken for known
 NOISE_RATE = 4.0  # learning rate of the noise level over that of the networks
 Report = Callable[[dict[str, float]], None]
 
@@ -56,8 +59,8 @@ class TrainConfig(Settings):
     """Turned copies times classes that are still decoded once the pose is found."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """Share of the patches, in blocks of frames, on which the model is judged."""
-    pose_first: bool | None = None
-    """Keep the content shut at first; by default for an untrained model with a free angle."""
+    first_guess: bool = True
+    """Start an untrained model from angles and classes found by comparing patches."""
     weights: tuple[TermWeight, ...] = ()
     """Terms that don't enter the objective with weight one (beta, capacity)."""
     seed: int = Field(default=0, ge=0)
@@ -81,59 +84,21 @@ class TrainConfig(Settings):
         )
 
 
-def split_rows(
-    images: Images, share: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Choose the rows to train on and the rows to judge by.
-
-    Neighbouring patches overlap, so whole blocks of successive frames are held out; single frames
-    and unknown frames are split at random.
-
-    Returns
-    -------
-    training, held_out
-        Sorted rows; held_out is empty for fewer than ten patches or a share of 0.
-
-    Examples
-    --------
-    >>> images = read_images(np.zeros((40, 4, 4)))
-    >>> [len(rows) for rows in split_rows(images, 0.1, seed=0)]
-    [36, 4]
-    """
-    n = len(images)
-    rows = np.arange(n)
-    if n < 10 or share == 0:
-        return rows, rows[:0]
-    rng = np.random.default_rng([seed, 1])
-    frame = rows[:0] if images.frame is None else images.frame
-    frames = np.unique(frame)
-    if len(frames) * share < 1:
-        held = np.zeros(n, bool)
-        held[rng.permutation(n)[: max(1, round(n * share))]] = True
-    else:
-        blocks = np.array_split(frames, max(2, round(2 / share)))  # two blocks are held out
-        blocks = [block for block in blocks if len(block)]
-        wanted = max(1, round(len(blocks) * share))
-        chosen = rng.permutation(len(blocks))[:wanted]
-        held = np.isin(frame, np.concatenate([blocks[i] for i in chosen]))
-    return rows[~held], rows[held]
-
-
 class _Run:
     """A model, its data on the device and the resolved settings of one run."""
 
-    def __init__(self, model: Model, images: Images, config: TrainConfig) -> None:
-        self.model, self.images = model, images
+    def __init__(self, model: Model, batches: Batches, config: TrainConfig) -> None:
+        self.model, self.batches = model, batches
+        images = batches.images
         self.config = config = config.resolve(len(images), images.shape)
         assert config.batch_size and config.epochs and config.pixels and config.learning_rate
         self.batch, self.epochs, self.peak = config.batch_size, config.epochs, config.learning_rate
-        self.device = choose_device(config.device)
+        self.device = batches.device
         fresh = not bool(model.trained)
-        if fresh:
-            offset, scale = measure_scale(images)
-            model.offset.copy_(offset), model.scale.copy_(scale)
-        has_angle = any(isinstance(f, Angle) for f in model.latent)
-        self.gated = config.pose_first if config.pose_first is not None else fresh and has_angle
+        if fresh and config.first_guess:
+            guess = first_guess(model, batches, config.seed)
+            batches.guess = {name: value.to(self.device) for name, value in guess.items()}
+        self.gated = fresh and model.angle is not None and not batches.guess
         model.to(self.device).train()
         self.rows, held = split_rows(images, config.held_out, config.seed)
         judged = held if len(held) else self.rows
@@ -141,13 +106,9 @@ class _Run:
         self.judged = judged[np.linspace(0, len(judged) - 1, scored).astype(int)]
         self.steps = math.ceil(len(self.rows) / self.batch)
         self.total = self.epochs * self.steps
-        pixels, mask = normalise(images, model.offset, model.scale)
-        self.pixels = pixels.to(self.device)
-        self.mask = None if mask is None else mask.to(self.device)
         noise = list(model.likelihood.parameters())  # a few numbers that all pixels agree on
-        rest = [
-            p for part in (model.encoder, model.decoder, model.heads) for p in part.parameters()
-        ]
+        parts = (model.encoder, model.decoder, model.heads, model.tell)
+        rest = [p for part in parts if part is not None for p in part.parameters()]
         self.optimizer = torch.optim.Adam(
             [{"params": rest, "rate": 1.0}, {"params": noise, "rate": NOISE_RATE}], lr=self.peak
         )
@@ -161,17 +122,10 @@ class _Run:
         everything = self.model.n_branches
         if self.gated and fraction < 0.5:
             return everything
-        return min(everything, self.config.keep_branches or everything)
-
-    def terms(
-        self, rows: NDArray[np.int64], fraction: float, keep: int, pixels: int | None
-    ) -> dict[str, Tensor]:
-        """Terms of the bound of some patches."""
-        index = torch.from_numpy(rows).to(self.device)
-        mask = None if self.mask is None else self.mask[index]
-        return self.model.bound(
-            self.pixels[index], mask, pixels=pixels, gate=self.gate(fraction), keep=keep
-        )
+        keep = self.config.keep_branches or everything
+        if self.batches.guess and fraction < GUESSED:
+            keep = 1  # the guess says which
+        return min(everything, keep)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Rows in the order of an epoch."""
@@ -185,9 +139,13 @@ class _Run:
         k = self.branches(fraction)
         pixels = None
         if getattr(self.model.decoder, "pointwise", False):
-            pixels = max(1, round((self.config.pixels or 1) / k))
+            share = max(k, min(self.config.keep_branches or 1, self.model.n_branches))
+            pixels = max(1, round((self.config.pixels or 1) / share))
+        rng = np.random.default_rng([self.config.seed, 5, state.step])
+        rows = self.batches.with_labelled(rows, self.rows, rng)
+        batch = self.batches.take(rows, guess=fraction < GUESSED)
         with seeded(self.device, self.config.seed, 3, state.step):
-            terms = self.terms(rows, fraction, k, pixels)
+            terms = self.model.bound(**batch, pixels=pixels, gate=self.gate(fraction), keep=k)
         loss = objective(terms, self.config.weights, fraction)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -198,43 +156,35 @@ class _Run:
     @torch.no_grad()
     def judge(self, fraction: float) -> float:
         """Bound of the held-out patches on all their pixels, nats per patch."""
-        total = 0.0
+        total, given = 0.0, {f.name for f in self.model.given}
         for start in range(0, len(self.judged), 64):
-            rows = self.judged[start : start + 64]
+            batch = self.batches.take(self.judged[start : start + 64])
+            batch["known"] = {n: v for n, v in batch["known"].items() if n in given}
             with seeded(self.device, self.config.seed, 4, start):
-                terms = self.terms(rows, fraction, 2, None)
-            total -= sum(float(t.sum()) for t in terms.values())
+                terms = self.model.bound(**batch, gate=self.gate(fraction), keep=2)
+            total -= sum(float(t.sum()) for n, t in terms.items() if n != "surprise")
         return total / len(self.judged)
 
     def recentre(self) -> None:
         """Keep the motif in the middle, judged by patches spread over the training rows."""
-        chosen = self.rows[:: max(1, len(self.rows) // SCORED[1])]
-        image = self.pixels[torch.from_numpy(chosen).to(self.device)]
-        self.model.recentre(image)
+        batch = self.batches.take(self.rows[:: max(1, len(self.rows) // SCORED[1])])
+        self.model.recentre(batch["image"], batch["known"])
 
     def fingerprint(self) -> dict[str, Any]:
         """Say what must be the same for a checkpoint to be continued."""
-        sample = np.ascontiguousarray(self.images.pixels[:: max(1, len(self.images) // 64)])
+        images = self.batches.images
+        sample = hashlib.sha256()
+        for array in (images.pixels, self.batches.target, *self.batches.known.values()):
+            if array is not None:
+                chosen = array[:: max(1, len(images) // 64)]
+                chosen = chosen.cpu().numpy() if isinstance(chosen, Tensor) else chosen
+                sample.update(np.ascontiguousarray(chosen).tobytes())
         return {
             "config": self.config.model_dump(mode="json"),
             "latent": [repr(f) for f in self.model.latent],
-            "patches": [*self.images.pixels.shape],
-            "sample": hashlib.sha256(sample.tobytes()).hexdigest(),
+            "patches": [*images.pixels.shape],
+            "sample": sample.hexdigest(),
         }
-
-
-def one_cycle(fraction: float) -> float:
-    """Learning rate over its peak after a fraction of the run: up for a quarter, then down.
-
-    Examples
-    --------
-    >>> [round(one_cycle(f), 3) for f in (0.0, 0.25, 1.0)]
-    [0.04, 1.0, 0.001]
-    """
-    low, high, x = (0.04, 1.0, fraction / 0.25) if fraction < 0.25 else (1.0, 0.001, 0.0)
-    if fraction >= 0.25:
-        x = (fraction - 0.25) / 0.75
-    return high + (low - high) * (1 + math.cos(math.pi * x)) / 2
 
 
 def train(
@@ -242,6 +192,8 @@ def train(
     patches: Any,
     config: TrainConfig | None = None,
     *,
+    targets: Any = None,
+    known: Mapping[str, ArrayLike] | None = None,
     checkpoint: str | Path | None = None,
     progress: Report | None = None,
 ) -> pd.DataFrame:
@@ -259,6 +211,13 @@ def train(
         A PatchStore, or an array (n, h, w) or (n, c, h, w) of any real number type.
     config
         Settings.
+    targets
+        What is to be decoded from the patches, where that is not the patches themselves: a
+        PatchStore, an array (n, h, w) or (n, c, h, w), or spectra (n, length).
+    known
+        Values of factors by name, for some patches or all: classes as whole numbers, -1 where
+        unknown; numbers, NaN where unknown; angles in radians, shifts in pixels. Conditions need
+        a value for every patch. This is what makes a training semi-supervised.
     checkpoint
         File that holds the state of the run, written every few seconds.
     progress
@@ -286,21 +245,13 @@ def train(
     >>> list(history["epoch"])
     [1, 2]
     """
-    images = read_images(patches)
-    if images.shape != model.shape:
-        raise InputError(
-            f"patches have shape {images.shape} (channels, height, width), the model expects "
-            f"{model.shape}; cut them alike or make a model of their shape"
-        )
     config = config or TrainConfig()
-    unknown = {w.term for w in config.weights} - {"nll", *(f.name for f in model.latent)}
-    if unknown:
-        raise InputError(
-            f"weights name {sorted(unknown)}, the model has the terms "
-            f"{['nll', *(f.name for f in model.latent)]}"
-        )
+    check_weights(model, config)
+    device = choose_device(config.device)
+    images, shown = read_images(patches), read_targets(targets)
+    batches = Batches(model, images, shown, known, device, measure=not bool(model.trained))
     path = Path(checkpoint) if checkpoint is not None else None
-    run = _Run(model, images, config)
+    run = _Run(model, batches, config)
     log.info("training with %s", run.config)
     state, best = _resume(run, path)
     _loop(run, state, best, path, progress)
@@ -308,6 +259,14 @@ def train(
     model.trained.fill_(True)
     model.eval()
     return pd.DataFrame(state.history)
+
+
+def check_weights(model: Model, config: TrainConfig) -> None:
+    """Raise InputError if the weights name a term that the model doesn't have."""
+    terms = ["nll", "surprise", *(f.name for f in model.latent if not f.is_given)]
+    unknown = {w.term for w in config.weights} - {*terms}
+    if unknown:
+        raise InputError(f"weights name {sorted(unknown)}, the model has the terms {terms}")
 
 
 def _resume(run: _Run, path: Path | None) -> tuple[Progress, dict[str, Tensor]]:
@@ -392,7 +351,9 @@ def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
     if run.gate(fraction) == 1.0 and (score > state.best or not best):
         state.best = score
         best.update({n: t.detach().cpu().clone() for n, t in run.model.state_dict().items()})
-    noise = float((run.model.likelihood.sd[0] * run.model.scale[0]).detach())
+    likelihood, noise = run.model.likelihood, math.nan
+    if isinstance(likelihood, GaussianNoise):
+        noise = float((likelihood.level[0].cpu() * run.model.target_scale[0].cpu()).detach())
     row = {
         "epoch": state.step // run.steps,
         "step": state.step,

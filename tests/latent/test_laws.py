@@ -114,7 +114,8 @@ def test_kl_of_the_angle_of_the_known_cases():
 def test_kl_of_the_class_is_exact():
     branches = some_branches(5, copies=3, classes=4)
     factor = Categorical(4)
-    p = factor.probabilities(branches)
+    q = factor.posterior(torch.zeros(5, 12, 1).double(), branches)
+    p = factor.probabilities(q, branches)
     assert torch.allclose(p.sum(1), torch.ones(5, dtype=torch.float64))
     by_hand = torch.stack([
         sum(branches.weight[:, j * 4 + c] for j in range(3)) for c in range(4)

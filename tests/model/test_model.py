@@ -1,6 +1,7 @@
 """The model, its decoder and its files."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -273,8 +274,7 @@ def test_a_model_of_unusual_parts_is_saved_whole(tmp_path):
     from atomvae.latent import Rotation, Scale, Shear, Shift
 
     latent = [Shift(sigma=0.3), Rotation(sigma=0.2), Shear(), Scale(), Categorical(2, name="kind")]
-    model = zoo.compose((12, 12), latent, width=16, seed=1)
-    model.encoder = ConvEncoder((1, 12, 12), width=16)
+    model = zoo.compose((12, 12), latent, encoder=partial(ConvEncoder, width=16), seed=1)
     save_model(model, tmp_path)
     loaded = load_model(tmp_path)
     assert loaded.latent == model.latent
@@ -291,7 +291,7 @@ def test_files_that_are_not_ours_are_refused_and_never_executed(tmp_path):
     for bad, match in [
         (text.replace("Gaussian\n", "Wavelet\n", 1), "Wavelet"),
         (text.replace("sigma:", "sigmo:", 1), "sigmo"),
-        (text.replace("version: 1", "version: 99"), "99"),
+        (text.replace("version: 2", "version: 99"), "99"),
         (text.replace("shape:", "shapes:"), "shape"),
         (f"!!python/object/apply:os.system ['touch {marker}']", "YAML"),
         ("just text", "version"),

@@ -82,7 +82,7 @@ def observed(model):
     """Index of the entries of the linear map that the likelihood looks at, and their noise."""
     c, h, w = model.shape
     seen = model.field.repeat(c)
-    sd = model.likelihood.sd.repeat_interleave(h * w)
+    sd = model.likelihood.level.repeat_interleave(h * w)
     return seen, sd[seen]
 
 
@@ -220,9 +220,9 @@ def test_angle_and_class_against_a_grid(seed):
         z = {"angle": angle[:, None], "class": content[label].expand(len(angle), 2)}
         return model.reconstruct(z, model.grid.expand(len(angle), -1, -1))[..., 0]
 
-    image = pictures(truth, 0) + noise.sd * torch.randn(3, 81).double()
+    image = pictures(truth, 0) + noise.level * torch.randn(3, 81).double()
     nll = torch.stack([
-        -Normal(pictures(angles, c), noise.sd).log_prob(image[:, None])[..., model.field].sum(-1)
+        -Normal(pictures(angles, c), noise.level).log_prob(image[:, None])[..., model.field].sum(-1)
         for c in (0, 1)
     ], 1)  # (B, C, G)  # fmt: skip
     joint = -nll - math.log(2) - math.log(2 * math.pi)  # log p(x, angle, class)

@@ -212,7 +212,7 @@ def test_held_out_is_the_bound_on_all_pixels():
     """The figure in the history against a direct evaluation of the same weights."""
     model = zoo.rvae((10, 10))
     image = blobs(100)
-    history = train(model, image, TrainConfig(epochs=3, pose_first=False))
+    history = train(model, image, TrainConfig(epochs=3, first_guess=False))
     _, held = split_rows(read_images(image), 0.1, 0)
     x = torch.tensor((image[held] - model.offset.numpy()) / model.scale.numpy()).float()[:, None]
     with torch.random.fork_rng(), torch.no_grad():
@@ -307,7 +307,9 @@ def test_divergence_is_said_and_survived(caplog, monkeypatch):
     ratio = history["learning_rate"] / smooth["learning_rate"]
     assert np.allclose(ratio[:2], 1) and np.allclose(ratio[2:], 1 / 3)  # the third epoch again
     monkeypatch.setattr(
-        Model, "bound", lambda self, x, *a, **k: {"nll": x.sum() * self.likelihood.sd * torch.nan}
+        Model,
+        "bound",
+        lambda self, image, **k: {"nll": image.sum() * self.likelihood.level * torch.nan},
     )
     with pytest.raises(RuntimeError, match="outliers"):
         train(zoo.vae((10, 10)), blobs(), TrainConfig(epochs=8))
@@ -350,5 +352,5 @@ def test_noise_of_each_channel_is_found():
                             signal_ + 0.5 * rng.normal(size=(3000, 1, 12, 12))], 1)  # fmt: skip
     model = zoo.vae((2, 12, 12), latent_dim=1)
     train(model, image, TrainConfig(epochs=16, batch_size=32))
-    found = (model.likelihood.sd * model.scale).detach().numpy()
+    found = (model.likelihood.level * model.scale).detach().numpy()
     assert np.allclose(found, [0.2, 0.5], rtol=0.03)
