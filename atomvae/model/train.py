@@ -33,7 +33,8 @@ STEPS = 600  # of a default run: enough for content and pose of a few thousand p
 CHECK = 100  # steps between looks at whether the loss is finite
 SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
-GUESSED = 0.25  # fraction of a run for which the first guess is taken for known
+GUESSED = 0.4  # fraction of a run for which the first guess is taken for known
+SURPRISE = 0.1  # weight of the surprise per pixel: heard beside the nll, which is a sum over pixels
 NOISE_RATE = 4.0  # learning rate of the noise level over that of the networks
 Report = Callable[[dict[str, float]], None]
 
@@ -70,16 +71,16 @@ class TrainConfig(Settings):
 
     def resolve(self, n: int, shape: tuple[int, ...]) -> "TrainConfig":
         """Fill in what is None, for n patches of a shape (..., height, width)."""
-        batch = self.batch_size or min(128, max(8, n // 8))
+        batch = self.batch_size or min(64, max(8, n // 8))
         steps = math.ceil(n * (1 - self.held_out) / batch)
         side = math.sqrt(shape[-2] * shape[-1])
         return self.model_copy(
             update={
                 "batch_size": batch,
                 "epochs": self.epochs or max(5, math.ceil(STEPS / max(steps, 1))),
-                "learning_rate": self.learning_rate or 5e-3,
-                "pixels": self.pixels or max(32, round(6 * side)),
-                "keep_branches": self.keep_branches or 3,
+                "learning_rate": self.learning_rate or 3e-3,
+                "pixels": self.pixels or max(32, round(2.7 * side)),
+                "keep_branches": self.keep_branches or 2,
             }
         )
 
@@ -101,9 +102,12 @@ class _Run:
         self.gated = fresh and model.angle is not None and not batches.guess
         model.to(self.device).train()
         self.rows, held = split_rows(images, config.held_out, config.seed)
-        judged = held if len(held) else self.rows
+        self.holds_out = len(held) > 0
+        judged = held if self.holds_out else self.rows
         scored = min(len(judged), max(SCORED[0], min(SCORED[1], len(images) // 40)))
         self.judged = judged[np.linspace(0, len(judged) - 1, scored).astype(int)]
+        surprise = max(10.0, SURPRISE * math.prod(model.target_shape))
+        self.weights = (TermWeight(term="surprise", weight=surprise), *config.weights)
         self.steps = math.ceil(len(self.rows) / self.batch)
         self.total = self.epochs * self.steps
         noise = list(model.likelihood.parameters())  # a few numbers that all pixels agree on
@@ -146,7 +150,7 @@ class _Run:
         batch = self.batches.take(rows, guess=fraction < GUESSED)
         with seeded(self.device, self.config.seed, 3, state.step):
             terms = self.model.bound(**batch, pixels=pixels, gate=self.gate(fraction), keep=k)
-        loss = objective(terms, self.config.weights, fraction)
+        loss = objective(terms, self.weights, fraction)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1e4)
@@ -154,16 +158,24 @@ class _Run:
         return {"loss": loss.detach()} | {n: t.detach().mean() for n, t in terms.items()}
 
     @torch.no_grad()
-    def judge(self, fraction: float) -> float:
-        """Bound of the held-out patches on all their pixels, nats per patch."""
-        total, given = 0.0, {f.name for f in self.model.given}
+    def judge(self, fraction: float) -> tuple[float, float]:
+        """Bound of the held-out patches on all their pixels, and minus what is minimised.
+
+        The second has the weights of the end of the run, so capacities are those that are aimed
+        at; both in nats per patch, larger is better.
+        """
+        sums: dict[str, Tensor] = {}
+        given = {f.name for f in self.model.given}
         for start in range(0, len(self.judged), 64):
             batch = self.batches.take(self.judged[start : start + 64])
             batch["known"] = {n: v for n, v in batch["known"].items() if n in given}
             with seeded(self.device, self.config.seed, 4, start):
                 terms = self.model.bound(**batch, gate=self.gate(fraction), keep=2)
-            total -= sum(float(t.sum()) for n, t in terms.items() if n != "surprise")
-        return total / len(self.judged)
+            for name, term in terms.items():
+                if name != "surprise":
+                    sums[name] = sums.get(name, torch.zeros_like(term[0])) + term.sum()
+        means = {name: total / len(self.judged) for name, total in sums.items()}
+        return -float(sum(means.values())), -float(objective(means, self.config.weights, 1.0))
 
     def recentre(self) -> None:
         """Keep the motif in the middle, judged by patches spread over the training rows."""
@@ -198,6 +210,9 @@ def train(
     progress: Report | None = None,
 ) -> pd.DataFrame:
     """Train a model in place; it ends with the weights that did best on held-out patches.
+
+    Best is by the objective, weights and capacities included. With no patches held out it ends
+    with the last weights.
 
     A model that has been trained before goes on from its weights, with its normalisation and a
     new schedule. With a checkpoint, a run that was stopped at any moment and is called again
@@ -347,8 +362,10 @@ def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
     """Judge the model, keep it if it is the best, and add a row to the history."""
     fraction = state.step / run.total
     run.recentre()
-    score = run.judge(fraction)
-    if run.gate(fraction) == 1.0 and (score > state.best or not best):
+    bound, score = run.judge(fraction)
+    # Patches that were trained on say nothing against going on: then the last weights count.
+    better = score > state.best or not best or not run.holds_out
+    if run.gate(fraction) == 1.0 and better:
         state.best = score
         best.update({n: t.detach().cpu().clone() for n, t in run.model.state_dict().items()})
     likelihood, noise = run.model.likelihood, math.nan
@@ -361,7 +378,7 @@ def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
         "gate": run.gate(fraction),
         **{name: value / len(run.rows) for name, value in state.sums.items()},
         "noise": noise,
-        "held_out": score,
+        "held_out": bound,
     }
     state.history.append(row)
     state.sums = {}
