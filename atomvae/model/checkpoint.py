@@ -33,6 +33,10 @@ class Progress:
     sums: dict[str, float] = field(default_factory=dict)  # of the terms since the epoch began
     history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch
 
+    def entries(self) -> dict[str, Any]:
+        """Copy of all entries by name; the rows of the history, which never change, are shared."""
+        return {**vars(self), "sums": dict(self.sums), "history": list(self.history)}
+
 
 def _cpu(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Copy to the CPU, whole and apart from each other."""

@@ -5,7 +5,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -307,7 +306,7 @@ def _loop(
     progress: Report | None,
 ) -> None:
     """Step until the end; `state` and `best` are updated in place."""
-    good, good_state = snapshot(run.model, run.optimizer), asdict(state)
+    good, good_state = snapshot(run.model, run.optimizer), state.entries()
     sums: dict[str, Tensor] = {}  # on the device since the last check
     began, first, saved = time.monotonic(), state.step, time.monotonic()
     order, shuffled = run.rows, -1
@@ -339,7 +338,7 @@ def _loop(
         sums = {}
         if ends:
             _close_epoch(run, state, best)
-        good, good_state = snapshot(run.model, run.optimizer), asdict(state)
+        good, good_state = snapshot(run.model, run.optimizer), state.entries()
         due = time.monotonic() - saved > SAVE_SECONDS or state.step == run.total
         if path is not None and due:
             _save(run, path, good, good_state, best)
@@ -400,5 +399,5 @@ def _retreat(
         good_state["step"],
     )
     restore(good, run.model, run.optimizer)
-    vars(state).update(asdict(Progress(**good_state)), retreats=retreats, rate=rate)
+    vars(state).update(Progress(**good_state).entries(), retreats=retreats, rate=rate)
     good_state.update(retreats=retreats, rate=rate)
