@@ -100,7 +100,7 @@ def _encode_batch(
     model: Model, image: Tensor, mask: Tensor | None, target: Tensor | None, known: Known
 ) -> dict[str, NDArray[Any]]:
     """Columns of one batch, in the units of the model."""
-    posterior = model.infer(image, known=known)
+    posterior = model.infer(image, int(model.kept), known)  # the others were not trained
     columns, z = summarise(model, posterior)
     if target is None and model.shape == model.target_shape:
         target = image
@@ -132,7 +132,7 @@ def summarise(model: Model, posterior: Posterior) -> tuple[dict[str, Tensor], di
     for f in model.latent:
         mean = posterior.point(f)  # (B, K, size)
         if isinstance(f, Categorical):
-            p = f.probabilities(posterior.q[f.name], posterior.branches)
+            p = posterior.probabilities(f)
             columns[f.name], columns[f"{f.name}_p"] = p.argmax(1), p.amax(1)
         if f.is_given or isinstance(f, Categorical):
             z[f.name] = mean[rows, best]
@@ -142,7 +142,7 @@ def summarise(model: Model, posterior: Posterior) -> tuple[dict[str, Tensor], di
             mean = wrap(mean - centre[:, None])
             columns["angle_p"] = (posterior.branches.weight * (weight > 0)).sum(1)
         value = (weight[..., None] * mean).sum(1)
-        spread = posterior.q[f.name].variance + (mean - value[:, None]) ** 2
+        spread = posterior.variance(f) + (mean - value[:, None]) ** 2
         variance = (weight[..., None] * spread).sum(1)
         z[f.name] = wrap(value + centre) if isinstance(f, Angle) else value
         for i, label in enumerate(f.columns):
@@ -178,7 +178,7 @@ def main_mode(model: Model, posterior: Posterior) -> tuple[Tensor, Tensor]:
     best = weight.argmax(1)
     for f in model.latent:
         if isinstance(f, Angle):
-            angle = posterior.q[f.name].mean[..., 0]  # (B, K)
+            angle = posterior.point(f)[..., 0]  # (B, K)
             weight = weight * (wrap(angle - angle.gather(1, best[:, None])).abs() < MODE)
     return weight / weight.sum(1, keepdim=True), best
 

@@ -62,6 +62,7 @@ class Model(nn.Module):
     copy_field: Tensor
     centre: Tensor
     trained: Tensor
+    kept: Tensor
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class Model(nn.Module):
             self.register_buffer(f"{name}scale", torch.ones(channels, dtype=torch.float64))
         self.register_buffer("centre", torch.zeros(self.classes, 2))  # of the motif, half sides
         self.register_buffer("trained", torch.tensor(False))
+        self.register_buffer("kept", torch.tensor(self.copies * self.classes))  # in training
         for f in self.latent:  # offset and scale of numbers that may be observed
             if isinstance(f, Gaussian) or (isinstance(f, Condition) and not f.discrete):
                 plain = torch.stack([torch.zeros(f.size), torch.ones(f.size)]).double()
@@ -105,6 +107,10 @@ class Model(nn.Module):
         names = [f.name for f in self.latent]
         if not names or len(set(names)) < len(names):
             raise InputError(f"latent factors are named {names}, expected different names")
+        if all(f.is_given for f in self.latent):
+            raise InputError(f"{names} are all given, expected a factor that is inferred")
+        if taken := set(names) & {"nll", "surprise", "loss"}:
+            raise InputError(f"factors are named {sorted(taken)}, which are terms of the loss")
         if sum(isinstance(f, Angle) for f in self.latent) > 1:
             raise InputError("found two Angle factors, expected at most one")
         size = sum(f.size for f in self.content)
@@ -276,7 +282,7 @@ class Model(nn.Module):
         decoder: the images stay as they are, the prior of the shift fits better.
         """
         shift = next((f for f in self.latent if isinstance(f, Shift)), None)
-        if shift is None:
+        if shift is None or shift.name in (known or {}):  # known shifts say where the centre is
             return
         params = self.parameters_of(image, known)
         mean = params[shift.name][..., :2]  # (B, K, 2), in the frame of the motif

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from atomvae.settings import Settings
 
-SURPRISE = 10.0  # weight of the classification loss beside nll of hundreds of nats
-
 
 class TermWeight(Settings):
     """How one term of the bound enters the objective, other than with weight one.
@@ -47,9 +45,6 @@ def objective(
 ) -> Tensor:
     """Weigh and add the terms.
 
-    The surprise at known values, which is no part of the bound, has the weight `SURPRISE` unless
-    another is chosen.
-
     Parameters
     ----------
     terms
@@ -70,8 +65,7 @@ def objective(
     >>> float(objective(terms, [TermWeight(term="z", weight=4.0)], 0.0))
     11.0
     """
-    chosen = {"surprise": TermWeight(term="surprise", weight=SURPRISE)}
-    chosen |= {weight.term: weight for weight in weights}
+    chosen = {weight.term: weight for weight in weights}
     total = torch.zeros((), device=next(iter(terms.values())).device)
     for name, term in terms.items():
         mean = term.mean()

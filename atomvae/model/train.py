@@ -99,6 +99,7 @@ class _Run:
             guess = first_guess(model, batches, config.seed)
             batches.guess = {name: value.to(self.device) for name, value in guess.items()}
         self.gated = fresh and model.angle is not None and not batches.guess
+        model.kept.fill_(min(model.n_branches, config.keep_branches or model.n_branches))
         model.to(self.device).train()
         self.rows, held = split_rows(images, config.held_out, config.seed)
         self.holds_out = len(held) > 0
