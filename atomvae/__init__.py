@@ -32,6 +32,12 @@ _HOME = {
     "TrainConfig": "atomvae.model.train",
     "train": "atomvae.model.train",
     "encode": "atomvae.model.encode",
+    "decode": "atomvae.model.decode",
+    "manifold": "atomvae.model.decode",
+    "reconstruct": "atomvae.model.draw",
+    "sample": "atomvae.model.draw",
+    "traverse": "atomvae.model.draw",
+    "interpolate": "atomvae.model.draw",
     "save_model": "atomvae.model.files",
     "load_model": "atomvae.model.files",
     "map_latents": "atomvae.maps.latents",
@@ -60,6 +66,12 @@ if TYPE_CHECKING:
     from atomvae.errors import InputError as InputError
     from atomvae.maps.latents import map_latents as map_latents
     from atomvae.model import zoo as zoo
+    from atomvae.model.decode import decode as decode
+    from atomvae.model.decode import manifold as manifold
+    from atomvae.model.draw import interpolate as interpolate
+    from atomvae.model.draw import reconstruct as reconstruct
+    from atomvae.model.draw import sample as sample
+    from atomvae.model.draw import traverse as traverse
     from atomvae.model.encode import encode as encode
     from atomvae.model.files import load_model as load_model
     from atomvae.model.files import save_model as save_model

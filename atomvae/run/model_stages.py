@@ -90,7 +90,9 @@ def check_variant(config: ModelConfig) -> None:
 
 def train_stage(work: Work) -> Figures:
     """Train the model on all patches; a checkpoint is continued."""
+    from atomvae.latent import Code
     from atomvae.model.decode import manifold
+    from atomvae.model.encode import encode
     from atomvae.model.files import save_model
     from atomvae.model.train import train
 
@@ -114,7 +116,9 @@ def train_stage(work: Work) -> Figures:
         group.attrs.update({"key": work.key, "model": config.label})
         write_table(temporary / "history", history, {"model": config.label})
         if any(f.name == "z" for f in model.latent):
-            images = manifold(model, MANIFOLD_SIDE)
+            codes = any(type(f) is Code for f in model.latent)  # they have no prior
+            latents = encode(model, patches, device=work.pipeline.train.device) if codes else None
+            images = manifold(model, MANIFOLD_SIDE, latents=latents)
             group.create_array(
                 "manifold", data=images, dimension_names=_manifold_names(images.ndim)
             )
