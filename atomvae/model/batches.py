@@ -56,7 +56,9 @@ class Batches:
         decodes = measure or targets is not None or model.shape == model.target_shape
         check_shapes(model, images, shown if decodes else None)
         if decodes:
-            model.likelihood.check(shown.pixels)
+            pixels = shown.pixels
+            counted = pixels if shown.mask is None else pixels.swapaxes(0, 1)[:, shown.mask]
+            model.likelihood.check(counted)
         if measure:
             model.offset[:], model.scale[:] = measure_scale(images)
             if standardised:

@@ -31,9 +31,9 @@ def encode(
     """Encode patches.
 
     A posterior may have several modes: the angle of a motif with n-fold symmetry has n of them.
-    Values and standard deviations are those of the most probable mode (the class with the largest
-    probability, and within it the angles within 30 degrees of the most probable one); nothing is
-    drawn at random.
+    Values and standard deviations are those of the most probable mode (the class, or combination
+    of classes, with the largest probability, and within it the angles within 30 degrees of the
+    most probable one); nothing is drawn at random.
 
     Parameters
     ----------
@@ -170,11 +170,8 @@ def main_mode(model: Model, posterior: Posterior) -> tuple[Tensor, Tensor]:
     (torch.Size([2, 8]), torch.Size([2]))
     """
     branches = posterior.branches
-    weight = branches.weight
-    for f in model.latent:
-        if isinstance(f, Categorical) and f.chooses:
-            p = f.probabilities(posterior.q[f.name], branches)
-            weight = weight * (f.label(branches) == p.argmax(1)[:, None])
+    likely = branches.log_mass(branches.label).argmax(1, keepdim=True)
+    weight = branches.weight * (branches.label == branches.label.gather(1, likely))
     best = weight.argmax(1)
     for f in model.latent:
         if isinstance(f, Angle):

@@ -23,7 +23,8 @@ def read_known(
         Whose factors they are.
     known
         Values by the name of the factor: classes as whole numbers (n,), below zero or NaN where
-        unknown; numbers (n,) or (n, size), NaN where unknown; angles in radians; shifts in pixels.
+        unknown; numbers (n,) or (n, size), NaN where unknown (a row with any NaN is unknown);
+        angles in radians; shifts in pixels.
     n
         Number of patches.
     measure
@@ -84,9 +85,17 @@ def _is_class(f: Factor) -> bool:
     return isinstance(f, Categorical) or (isinstance(f, Condition) and f.discrete)
 
 
+def _floats(f: Factor, values: ArrayLike) -> NDArray[np.float64]:
+    try:
+        return np.asarray(values, float)
+    except (TypeError, ValueError) as error:
+        what = "whole numbers from 0" if _is_class(f) else "numbers"
+        raise InputError(f"{f.name!r} can't be read ({error}), expected {what}") from error
+
+
 def _one_hot(f: Factor, values: ArrayLike, n: int) -> NDArray[np.float64]:
     """Classes (n,) as one-hot rows (n, size), NaN where unknown."""
-    label = np.asarray(values, float)
+    label = _floats(f, values)
     if label.shape != (n,):
         raise InputError(f"{f.name!r} has shape {label.shape}, expected ({n},): one class a patch")
     there = np.nan_to_num(label, nan=-1.0) >= 0
@@ -103,7 +112,7 @@ def _one_hot(f: Factor, values: ArrayLike, n: int) -> NDArray[np.float64]:
 
 def _numbers(f: Factor, values: ArrayLike, n: int) -> NDArray[np.float64]:
     """Numbers (n,) or (n, size) as rows (n, size)."""
-    array = np.asarray(values, float)
+    array = _floats(f, values)
     array = array[:, None] if array.ndim == 1 and f.size == 1 else array
     if array.shape != (n, f.size):
         raise InputError(f"{f.name!r} has shape {array.shape}, expected ({n}, {f.size})")

@@ -7,9 +7,14 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from atomvae.latent import Angle, Branches, Factor
+from atomvae.latent import Angle, Branches, Categorical, Factor
 
 Known = Mapping[str, Tensor]  # observed values of factors by name, (B, size), NaN where unknown
+
+
+def unknown(value: Tensor) -> Tensor:
+    """Rows of observed values (B, size) that are not known: (B,) bool."""
+    return value.isnan().any(1)
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,18 @@ class Posterior:
         """Give the value that stands for each branch, or the known one: (B, K, size)."""
         return self._or_known(factor, factor.point)
 
+    def variance(self, factor: Factor) -> Tensor:
+        """Give the variance of each branch, zero where the value is known: (B, K, size)."""
+        variance = self.q[factor.name].variance
+        known = self.known.get(factor.name)
+        return variance if known is None else variance * unknown(known)[:, None, None]
+
+    def probabilities(self, factor: Categorical) -> Tensor:
+        """Give the probability of each class, (B, size), one where it is known."""
+        p = factor.probabilities(self.q[factor.name], self.branches)
+        known = self.known.get(factor.name)
+        return p if known is None else torch.where(unknown(known)[:, None], p, known)
+
     def _or_known(self, factor: Factor, value_of: Callable[[Distribution], Tensor]) -> Tensor:
         known = self.known.get(factor.name)
         if factor.is_given:
@@ -50,7 +67,7 @@ class Posterior:
         value = value_of(self.q[factor.name])
         if known is None or (factor.chooses and not isinstance(factor, Angle)):
             return value  # classes that are branches: the weights of the others are zero
-        return torch.where(known.isnan()[:, None], value, known[:, None].nan_to_num())
+        return torch.where(unknown(known)[:, None, None], value, known[:, None].nan_to_num())
 
     def kl(self, factor: Factor) -> Tensor:
         """Give the KL divergence to the prior, or minus the log prior of known values: (B,)."""
@@ -58,7 +75,7 @@ class Posterior:
         known = self.known.get(factor.name)
         if known is None:
             return kl
-        return torch.where(known.isnan().any(1), kl, -factor.log_prior(known.nan_to_num()))
+        return torch.where(unknown(known), kl, -factor.log_prior(known.nan_to_num()))
 
 
 def posterior(
@@ -104,7 +121,7 @@ def posterior(
         if f.name in known and not f.is_given:
             value = known[f.name]
             log_q = f.log_q(q[f.name], value.nan_to_num(), branches)  # (B, K)
-            log_weight = log_weight + log_q.masked_fill(value.isnan().any(1, keepdim=True), 0.0)
+            log_weight = log_weight + log_q.masked_fill(unknown(value)[:, None], 0.0)
     surprise = -log_weight.logsumexp(1)
     branches = replace(branches, log_weight=log_weight.log_softmax(1))
     return Posterior(branches, q, known, surprise)
