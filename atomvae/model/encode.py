@@ -63,7 +63,7 @@ def encode(
           centre), also as shift_y_nm, shift_x_nm when the size of a pixel is known;
         - rotation, shear (shear_0, shear_1 when it has two components), scale and their _sd,
           where the model has them;
-        - class (int64) and class_p, its probability, for each discrete factor;
+        - class (int64), that of the mode, and class_p, its probability, for each discrete factor;
         - reconstruction_error: root mean square, over the pixels that count, of patch minus
           reconstruction in units of the learnt noise; about 1 when nothing but noise is left.
           Not there for an encoder-decoder unless its targets are given.
@@ -132,8 +132,9 @@ def summarise(model: Model, posterior: Posterior) -> tuple[dict[str, Tensor], di
     for f in model.latent:
         mean = posterior.point(f)  # (B, K, size)
         if isinstance(f, Categorical):
-            p = posterior.probabilities(f)
-            columns[f.name], columns[f"{f.name}_p"] = p.argmax(1), p.amax(1)
+            label = mean[rows, best].argmax(1)
+            columns[f.name] = label
+            columns[f"{f.name}_p"] = posterior.probabilities(f)[rows, label]
         if f.is_given or isinstance(f, Categorical):
             z[f.name] = mean[rows, best]
             continue

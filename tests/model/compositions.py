@@ -91,7 +91,9 @@ OTHERS: dict[str, Callable[..., Model]] = {
     "spectrum_to_image": other(
         [Gaussian(2)], decoder=partial(ConvDecoder, **WIDTH), target=(3, 7, 12)
     ),
-    "one_to_counts": other([*RIGID, Gaussian(2)], likelihood=Poisson, target=(1, 9, 8)),
+    "one_to_counts": lambda shape, seed=0: zoo.compose(
+        shape, [*RIGID, Gaussian(2)], **SMALL, likelihood=Poisson, target=shape[-2:], seed=seed
+    ),
 }
 COMPOSITIONS = ZOO | OTHERS
 SHAPE = (2, 9, 8)
