@@ -132,9 +132,9 @@ def summarise(model: Model, posterior: Posterior) -> tuple[dict[str, Tensor], di
     for f in model.latent:
         mean = posterior.point(f)  # (B, K, size)
         if isinstance(f, Categorical):
-            label = mean[rows, best].argmax(1)
-            columns[f.name] = label
-            columns[f"{f.name}_p"] = posterior.probabilities(f)[rows, label]
+            kind = mean[rows, best].argmax(1)
+            columns[f.name] = kind
+            columns[f"{f.name}_p"] = posterior.probabilities(f)[rows, kind]
         if f.is_given or isinstance(f, Categorical):
             z[f.name] = mean[rows, best]
             continue
