@@ -251,7 +251,7 @@ class Model(nn.Module):
     def reconstruct(self, z: dict[str, Tensor], coords: Tensor, gate: float = 1.0) -> Tensor:
         """Give the decoder's output (N, P, c) at coordinates (N, P, 2) of the patch.
 
-        `z` holds the value of each factor, (N, size); `gate` scales the content.
+        `z` holds the value of each factor, (N, size); `gate` scales the continuous content.
         """
         inverse = to_motif(self.poses, z)  # law 3
         if inverse is not None:
@@ -263,8 +263,8 @@ class Model(nn.Module):
 
         Only the content among the values `z` (N, size) is looked at.
         """
-        values = [z[f.name] for f in self.content]
-        content = torch.cat(values, -1) * gate if values else coords.new_zeros(len(coords), 0)
+        values = [z[f.name] * (gate if isinstance(f, Gaussian) else 1.0) for f in self.content]
+        content = torch.cat(values, -1) if values else coords.new_zeros(len(coords), 0)
         share = coords.new_ones(len(coords), 1)  # of each combination of classes
         for f in self.content:
             if f.name in self.strides:
@@ -324,7 +324,7 @@ class Model(nn.Module):
         pixels
             Pixels decoded in each branch; None for all.
         gate
-            Factor on the content; below 1 while the pose is found.
+            Factor on the continuous content; below 1 while pose and class are found.
         keep
             Number of branches to keep; None for all.
 

@@ -76,18 +76,21 @@ def objective(
     return total
 
 
-def content_gate(fraction: float) -> float:
-    """Pose first, content later: the factor on the content after a fraction of the run.
+def content_gate(fraction: float, opened: float) -> float:
+    """Pose and class first, content later: the factor on the continuous content.
 
-    An open content explains a turn by another picture before the angle is of use. So it is shut
-    for the first fifth of the run and open from its half.
+    An open content explains a turn, a class or a condition by another picture before these are
+    of use. So it is shut for the first two fifths of the time until it is `opened`, a fraction of
+    the run, and then rises in proportion.
 
     Examples
     --------
-    >>> [round(content_gate(f), 2) for f in (0.1, 0.35, 0.5, 1.0)]
+    >>> [round(content_gate(f, opened=0.5), 2) for f in (0.1, 0.35, 0.5, 1.0)]
     [0.0, 0.5, 1.0, 1.0]
     """
-    return min(1.0, max(0.0, (fraction - 0.2) / 0.3))
+    if opened == 0:
+        return 1.0
+    return min(1.0, max(0.0, (fraction / opened - 0.4) / 0.6))
 
 
 def one_cycle(fraction: float) -> float:

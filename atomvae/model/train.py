@@ -33,6 +33,8 @@ CHECK = 100  # steps between looks at whether the loss is finite
 SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
 GUESSED = 0.4  # fraction of a run for which the first guess is taken for known
+SEARCHED = 0.5  # fraction after which the content is open, when angles could not be guessed
+OPENED = 0.3  # the same, when angles, classes or conditions are known or guessed
 SURPRISE = 0.1  # weight of the surprise per pixel: heard beside the nll, which is a sum over pixels
 NOISE_RATE = 4.0  # learning rate of the noise level over that of the networks
 Report = Callable[[dict[str, float]], None]
@@ -98,7 +100,12 @@ class _Run:
         if fresh and config.first_guess:
             guess = first_guess(model, batches, config.seed)
             batches.guess = {name: value.to(self.device) for name, value in guess.items()}
-        self.gated = fresh and model.angle is not None and not batches.guess
+        self.searches = fresh and model.angle is not None and not batches.guess
+        self.opened = 0.0
+        if self.searches:
+            self.opened = SEARCHED
+        elif fresh and (batches.guess or model.given):
+            self.opened = OPENED
         model.kept.fill_(min(model.n_branches, config.keep_branches or model.n_branches))
         model.to(self.device).train()
         self.rows, held = split_rows(images, config.held_out, config.seed)
@@ -118,13 +125,13 @@ class _Run:
         )
 
     def gate(self, fraction: float) -> float:
-        """Factor on the content."""
-        return content_gate(fraction) if self.gated else 1.0
+        """Factor on the continuous content."""
+        return content_gate(fraction, self.opened)
 
     def branches(self, fraction: float) -> int:
-        """Branches that are decoded: all of them until the content is open."""
+        """Branches that are decoded: all of them while the pose is searched without a guess."""
         everything = self.model.n_branches
-        if self.gated and fraction < 0.5:
+        if self.searches and fraction < self.opened:
             return everything
         keep = self.config.keep_branches or everything
         if self.batches.guess and fraction < GUESSED:
