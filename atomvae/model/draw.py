@@ -94,6 +94,29 @@ def reconstruct(
     return np.concatenate(parts)
 
 
+def seen_pixels(model: Model) -> NDArray[np.bool_]:
+    """Say which pixels of what is decoded count in the training and in errors.
+
+    With an angle these are the disc inscribed in the patch: what leaves the frame on turning can't
+    be compared. Elsewhere a decoder was taught nothing.
+
+    Returns
+    -------
+    ndarray
+        (h, w) bool.
+
+    Examples
+    --------
+    >>> from atomvae.model import zoo
+    >>> seen_pixels(zoo.rvae((3, 3))).astype(int).tolist()
+    [[1, 1, 1], [1, 1, 1], [1, 1, 1]]
+    >>> int(seen_pixels(zoo.rvae((8, 8))).sum()), bool(seen_pixels(zoo.vae((8, 8))).all())
+    (52, True)
+    """
+    seen: NDArray[np.bool_] = model.field.cpu().numpy().reshape(model.target_shape[1:])
+    return seen
+
+
 def sample(
     model: Model,
     n: int,

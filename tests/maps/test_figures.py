@@ -14,8 +14,6 @@ from atomvae.maps.figures import (
     draw_angles,
     draw_evolution,
     draw_latents,
-    draw_losses,
-    draw_manifold,
     draw_map,
     draw_tracks,
     robust_limits,
@@ -108,6 +106,13 @@ def test_map_of_classes_and_angles(movie, table):
     )
 
 
+def test_evolution_and_tracks_of_angles_are_in_degrees(movie, table):
+    axis = draw_evolution(table, ["angle"]).axes[0]
+    assert axis.get_ylabel() == "angle (deg)" and axis.get_ylim()[0] < -170
+    bar = draw_tracks(table, "angle").axes[1]
+    assert [t.get_text() for t in bar.get_yticklabels()] == ["−180", "−90", "0", "90", "180"]
+
+
 def test_angles_are_counted_in_degrees(table):
     whole, folded = draw_angles(table, bins=12).axes
     expected = np.histogram(np.degrees(table["angle_folded"]), 12, (0, 120))[0]
@@ -115,34 +120,6 @@ def test_angles_are_counted_in_degrees(table):
     assert whole.get_xlim() == (-180, 180) and folded.get_xlim() == pytest.approx((0, 120))
     turned = draw_angles(table.assign(angle=table["angle"] + 2 * np.pi), bins=12).axes[0]
     assert [p.get_height() for p in turned.patches] == [p.get_height() for p in whole.patches]
-
-
-def test_latents_keep_colour_with_point(table):
-    axis = draw_latents(table, color="z_1").axes[0]
-    dots = axis.collections[0]
-    np.testing.assert_allclose(dots.get_offsets()[:, 1], dots.get_array())
-    assert sorted(dots.get_array()) == sorted(table["z_1"])
-    assert len(draw_latents(table).axes) == 1
-
-
-def test_losses_are_the_columns_of_the_history():
-    history = pd.DataFrame(
-        {"epoch": [1, 2, 3], "gate": 1.0, "z": [0.0, 1.0, 3.0], "held_out": [-9.0, -7.0, -6.0]}
-    )
-    first, second = draw_losses(history).axes
-    assert (first.get_title(), second.get_title()) == ("z", "held_out")
-    assert first.lines[0].get_ydata().tolist() == [0, 1, 3]
-    with pytest.raises(InputError, match="no loss terms"):
-        draw_losses(history[["epoch", "gate"]])
-
-
-def test_manifold_keeps_the_order():
-    images = np.arange(6.0).reshape(2, 3, 1, 1) * np.ones((2, 3, 24, 12))
-    sheet = draw_manifold(images, pixel_nm=0.1).axes[0].images[0].get_array()
-    assert sheet.shape == (49, 38)
-    assert [[sheet[i * 25, j * 13] for j in range(3)] for i in range(2)] == [[0, 1, 2], [3, 4, 5]]
-    with pytest.raises(InputError, match="expected \\(rows, columns, h, w\\)"):
-        draw_manifold(np.zeros((4, 8, 8)))
 
 
 def test_evolution_is_a_share_of_each_frame(table):
@@ -173,7 +150,6 @@ def test_tracks_join_frames_of_the_same_atom(table):
         (lambda m, t: draw_map(m, t, "z_0", []), "nothing to draw"),
         (lambda m, t: draw_evolution(t, []), "nothing to draw"),
         (lambda m, t: draw_angles(t[["frame"]]), "no column 'angle'"),
-        (lambda m, t: draw_latents(t, x="z_5"), "no column 'z_5'"),
     ],
 )
 def test_refused_at_the_door(draw, message, movie, table):
