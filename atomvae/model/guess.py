@@ -18,13 +18,16 @@ from scipy.sparse.csgraph import connected_components
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
 
-from atomvae.latent import Angle, Categorical
+from atomvae.latent import Categorical
 from atomvae.model.alignment import Harmonics, align, harmonics, nearest
 from atomvae.model.batches import Batches
+from atomvae.model.cluster import divide, nearest_deformed
 from atomvae.model.model import Model
 
-ROWS = 1500  # patches that are compared, each with each
+ROWS = 1500  # patches that are compared at all turns, each with each
+MORE_ROWS = 6000  # compared as they lie, which costs less
 NEIGHBOURS = 15
+FEWER = 10  # neighbours of patches as they lie: of more, some are of another class
 FOLDS = (1, 2, 3, 4, 6)  # symmetries that a motif may have
 PARTNERS = 30  # patches by which an angle is judged
 STEPS = 64  # in the graph, to the partners: far, but seldom to another motif
@@ -172,19 +175,8 @@ def guess_angles(patches: Harmonics, graph: Graph, seed: int) -> NDArray[np.floa
 
 
 def guess_classes(graph: Graph, classes: int, seed: int) -> NDArray[np.int64]:
-    """Divide the graph into classes: spectral clustering.
-
-    The degrees are raised by their mean (Amini et al., Ann. Stat. 41, 2097, 2013), without which
-    a handful of stray patches is taken for a class of its own.
-    """
-    from sklearn.cluster import KMeans
-
-    degree = graph.degree
-    root = sparse.diags(1 / np.sqrt(degree + degree.mean()))
-    _, vector = eigsh(root @ graph.weight @ root, classes, which="LA", v0=np.ones(len(degree)))
-    vector /= np.maximum(np.linalg.norm(vector, axis=1, keepdims=True), 1e-12)
-    label = KMeans(classes, n_init=10, random_state=seed).fit_predict(vector)
-    return np.asarray(label, np.int64)
+    """Guess classes (n,): parts of the graph with few connections between them, see `divide`."""
+    return divide(graph.weight, classes, seed)
 
 
 def spread_labels(graph: Graph, known: NDArray[np.int64], classes: int) -> NDArray[np.int64]:
@@ -227,14 +219,17 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
     if (model.angle is None and kind is None) or n < 4 * NEIGHBOURS:
         return {}
     rng = np.random.default_rng([seed, 6])
-    rows = np.sort(rng.permutation(n)[:ROWS])
+    rows = np.sort(rng.permutation(n)[: MORE_ROWS if model.angle is None else ROWS])
     if kind is not None and kind.name in batches.known:
         rows = np.union1d(rows, np.flatnonzero(~batches.known[kind.name][:, 0].isnan().cpu()))
     image = (batches.image[rows] * model.copy_field.to(batches.device)).double().cpu().numpy()
-    patches = harmonics(image, turned=model.angle is not None)
-    graph = build_graph(*nearest(patches, NEIGHBOURS))
     guess = {}
-    if isinstance(model.angle, Angle):
+    if model.angle is None:
+        index, distance = nearest_deformed(image, FEWER, seed)
+        graph = build_graph(index, np.zeros(index.shape), distance)
+    else:
+        patches = harmonics(image)
+        graph = build_graph(*nearest(patches, NEIGHBOURS))
         angle = guess_angles(patches, graph, seed)
         if not np.isnan(angle).all():
             guess[model.angle.name] = _at(rows, angle[:, None], n)
