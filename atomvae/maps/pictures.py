@@ -123,7 +123,7 @@ def draw_traversals(
                 "value for each"
             )
         _, along = _sheet(axis, stack[None], limits)
-        _ticks(axis, "x", along, name, values, 16)
+        _ticks(axis, "x", along, name, values, 16, digits=3)
     _say_width(figure, stack.shape[2], pixel_nm)
     return figure
 
@@ -307,7 +307,15 @@ def _picture(axis: Axes, image: Floats, limits: tuple[float, float], colours: st
     return axis.imshow(image, cmap=colours, vmin=limits[0], vmax=limits[1], interpolation="nearest")
 
 
-def _ticks(axis: Axes, side: str, centres: Floats, name: str, values: ArrayLike, most: int) -> None:
+def _ticks(
+    axis: Axes,
+    side: str,
+    centres: Floats,
+    name: str,
+    values: ArrayLike,
+    most: int,
+    digits: int = 2,
+) -> None:
     """Write values of a latent at the centres of pictures, degrees for angles."""
     shown = np.asarray(values, dtype=np.float64) + 0.0  # no minus before a zero
     if shown.shape != centres.shape:
@@ -320,7 +328,7 @@ def _ticks(axis: Axes, side: str, centres: Floats, name: str, values: ArrayLike,
     # Evenly, and both ends, if that can be.
     step = next((k for k in steps if last % k == 0), max(1, math.ceil(last / (most - 1))))
     some = np.arange(0, len(shown), step)
-    texts = [f"{v:.3g}" if abs(v) >= 100 else f"{v:.2g}" for v in shown[some]]
+    texts = [f"{v:.{3 if abs(v) >= 100 else digits}g}" for v in shown[some]]
     if side == "x":
         axis.set_xticks(centres[some], texts, fontsize=8)
         axis.set_xlabel(label(name))
