@@ -91,12 +91,12 @@ def test_samples_of_every_composition(name):
             sample(model, 5, given=rest, latents=latents)
 
 
-def linear(maker, seed=0):
-    """A linear model, its W (9, 2) and offset in data units, and its noise."""
-    rng = np.random.default_rng(seed)
-    model = maker((3, 3), 2)
+def linear(maker, dim=2):
+    """A linear model, its W (9, dim) and offset in data units, and its noise."""
+    rng = np.random.default_rng(0)
+    model = maker((3, 3), dim)
     model.target_offset[:], model.target_scale[:] = 4.0, 2.5
-    w, b = rng.normal(size=(9, 2)), rng.normal(size=9)
+    w, b = rng.normal(size=(9, dim)), rng.normal(size=9)
     with torch.no_grad():
         model.decoder.net[0].weight[:] = torch.from_numpy(w)
         model.decoder.net[0].bias[:] = torch.from_numpy(b)
@@ -125,16 +125,17 @@ def test_samples_of_a_linear_vae_have_its_covariance():
 
 
 def test_codes_are_drawn_from_the_spread_of_the_latents():
-    model, w, mean, _ = linear(zoo.linear_ae)
+    model, w, mean, _ = linear(zoo.linear_ae, 3)
     rng = np.random.default_rng(1)
-    codes = rng.normal(size=(500, 2)) @ [[1.0, 0.8], [0.0, 0.1]] + [3.0, -2.0]
-    latents = pd.DataFrame(codes, columns=["z_0", "z_1"])
+    codes = rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)) + [3.0, -2.0, 0.5]
+    latents = pd.DataFrame(codes, columns=["z_0", "z_1", "z_2"])
     x = sample(model, 40_000, latents=latents).reshape(-1, 9).astype(float)
     centre = mean + w @ codes.mean(0)
     assert has_moments(x, centre, w @ np.cov(codes.T) @ w.T)
     grid = manifold(model, 3, latents=latents)
     low, middle = (np.quantile(codes, q, axis=0) for q in (0.05, 0.5))
-    assert np.allclose(grid[0, 1], decode(model, [low[0], middle[1]])[0], atol=1e-4)
+    expected = decode(model, [low[0], middle[1], middle[2]])[0]
+    assert np.allclose(grid[0, 1], expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["poisson_image", "bernoulli"])
