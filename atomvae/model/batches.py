@@ -88,6 +88,8 @@ class Batches:
         self, rows: NDArray[np.int64], allowed: NDArray[np.int64], rng: np.random.Generator
     ) -> NDArray[np.int64]:
         """Add labelled rows among those allowed until they are a fair share of the batch."""
+        if len(self.labelled) == 0:
+            return rows  # the common case, at no cost for any number of patches
         pool = np.intersect1d(self.labelled, allowed)
         wanted = int(np.ceil(LABELLED * len(rows))) - int(np.isin(rows, pool).sum())
         if len(pool) == 0 or wanted <= 0:
