@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
+from sklearn.svm import SVC
 
 from atomvae.datasets.cards import cards, draw_card
 from atomvae.latent import Condition
@@ -125,7 +126,7 @@ def conditional(seed):
     drawn = decode(
         model, rng.normal(size=(400, 1)), angle=rng.uniform(-2, 2, 400), given={"suit": wanted}
     )
-    judge = KNeighborsClassifier(5).fit(cards_.images.reshape(len(suit), -1), suit)
+    judge = SVC(C=10).fit(cards_.images.reshape(len(suit), -1), suit)
     agreed = float((judge.predict(drawn.reshape(400, -1)) == wanted).mean())
     z = encode(model, cards_.images, known=known)[["z_0"]].to_numpy()
     z2 = encode(model, test.images, known={"suit": test.truth["suit"]})[["z_0"]].to_numpy()

@@ -47,7 +47,7 @@ def test_information_knows_nothing_from_everything():
 def test_sublattices_of_graphene_differ_by_60_degrees_and_in_nothing_else(seed):
     image, sublattice, shift = graphene(600, seed)
     model = zoo.skip_rvae(image.shape[1:], seed=seed)
-    history = train(model, image, TrainConfig(seed=seed, epochs=16, batch_size=60))
+    history = train(model, image, TrainConfig(seed=seed, epochs=30, batch_size=60))
     table = encode(model, image)
     turn = np.exp(3j * table["angle"].to_numpy())  # the motif has threefold symmetry
     mean = np.array([turn[sublattice == s].mean() for s in (0, 1)])
