@@ -172,7 +172,7 @@ RIGID = [n for n in having(Shift) if all(isinstance(f, Shift | Angle) for f in m
 @torch.no_grad()
 def test_recentring_leaves_the_pictures_and_centres_the_shifts(name):
     model = arbitrary(name)
-    batch = tensors(model, 40)
+    batch = tensors(model, 8)
     pictures, means = [], []
     for _ in range(2):
         state = model.infer(batch["image"], known=batch["known"])
@@ -181,8 +181,8 @@ def test_recentring_leaves_the_pictures_and_centres_the_shifts(name):
         for label in range(model.classes):
             weight = state.branches.weight * (state.branches.label == label)
             means.append((weight[..., None] * mean).sum((0, 1)) / weight.sum())
-        z = {f.name: state.point(f)[:, 0] for f in model.latent}
-        pictures.append(model.reconstruct(z, model.grid.expand(40, -1, -1)))
+        z = {f.name: state.point(f).flatten(0, 1) for f in model.latent}  # of every branch
+        pictures.append(model.reconstruct(z, model.grid.expand(8 * model.n_branches, -1, -1)))
         model.recentre(batch["image"], batch["known"])
     before, after = torch.stack(means).chunk(2)
     assert before.abs().min() > 1e-3 and after.abs().max() < 1e-6
@@ -323,6 +323,11 @@ def test_a_kept_part_of_the_branches_is_still_a_bound():
     expected = everything / everything.sum(1, keepdim=True)
     found = posterior.branches.weight.sort(1, descending=True).values
     assert torch.allclose(found, expected, atol=1e-5)
+    # how probable a known value was is said by all of them
+    known = {"z": torch.randn(5, 2)}
+    assert torch.equal(
+        model.infer(image, 4, known).surprise, model.infer(image, None, known).surprise
+    )
 
 
 # Seeds, devices, files.
