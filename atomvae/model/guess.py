@@ -219,9 +219,12 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
     if (model.angle is None and kind is None) or n < 4 * NEIGHBOURS:
         return {}
     rng = np.random.default_rng([seed, 6])
-    rows = np.sort(rng.permutation(n)[: MORE_ROWS if model.angle is None else ROWS])
-    if kind is not None and kind.name in batches.known:
-        rows = np.union1d(rows, np.flatnonzero(~batches.known[kind.name][:, 0].isnan().cpu()))
+    most = MORE_ROWS if model.angle is None else ROWS
+    rows = np.sort(rng.permutation(n)[:most])
+    told = {f.name for f in (model.angle, kind) if f is not None} & set(batches.known)
+    for name in sorted(told):
+        there = np.flatnonzero(~batches.known[name][:, 0].isnan().cpu().numpy())
+        rows = np.union1d(rows, rng.permutation(there)[:most])
     image = (batches.image[rows] * model.copy_field.to(batches.device)).double().cpu().numpy()
     guess = {}
     if model.angle is None:
@@ -231,10 +234,13 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
         patches = harmonics(image)
         graph = build_graph(*nearest(patches, NEIGHBOURS))
         angle = guess_angles(patches, graph, seed)
+        if model.angle.name in told:  # a common turn is free: take that of the known ones
+            known = batches.known[model.angle.name][torch.from_numpy(rows), 0].cpu().numpy()
+            angle = angle + np.angle(np.nansum(np.exp(1j * (known - angle))))
         if not np.isnan(angle).all():
             guess[model.angle.name] = _at(rows, angle[:, None], n)
     if kind is not None:
-        if kind.name in batches.known:
+        if kind.name in told:
             known = batches.known[kind.name][torch.from_numpy(rows)].cpu().numpy()
             label = np.where(np.isnan(known[:, 0]), -1, np.nan_to_num(known).argmax(1))
             label = spread_labels(graph, label, kind.size)

@@ -9,7 +9,10 @@ from compositions import COMPOSITIONS, SUIT, conditions, data, images, inferred,
 from atomvae.errors import InputError
 from atomvae.latent import Angle, Categorical, Code, Condition, Gaussian, Shift
 from atomvae.model import zoo
+from atomvae.model.batches import Batches
+from atomvae.model.data import read_images
 from atomvae.model.encode import encode
+from atomvae.model.guess import first_guess
 from atomvae.model.known import read_known
 from atomvae.model.train import TrainConfig, train
 
@@ -120,6 +123,40 @@ def test_labels_of_a_few_patches_are_met_in_every_batch():
     settings = TrainConfig(epochs=2, batch_size=20, held_out=0)
     train(model, images(model, 100), settings, known={"class": label})
     assert len(seen) == 10 and min(seen) >= 3  # an eighth of a batch
+
+
+def turned_motifs(n):
+    """Three unequal blobs at any angle, radians."""
+    rng = np.random.default_rng(0)
+    angle, axis = rng.uniform(-np.pi, np.pi, n), np.arange(20) - 9.5
+    c, s = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+    v, u = c * axis[:, None] + s * axis, -s * axis[:, None] + c * axis  # turned back
+    image = rng.normal(scale=0.1, size=v.shape)
+    for a, b, height in ((-4.5, 0, 1.0), (2.5, -3, 1.0), (2.5, 3, 0.6)):
+        image += height * np.exp(-((v - a) ** 2 + (u - b) ** 2) / 5)
+    return image, angle
+
+
+def test_guessed_angles_continue_the_known_ones():
+    """Patches compared with each other leave a common turn open; a few known angles settle it."""
+    image, angle = turned_motifs(150)
+    model, known = zoo.rvae((20, 20)), np.where(np.arange(150) < 12, angle + 0.7, np.nan)
+    device = torch.device("cpu")
+    batches = Batches(model, read_images(image), None, {"angle": known}, device, measure=True)
+    guess = first_guess(model, batches, seed=0)["angle"][:, 0].numpy()
+    error = np.angle(np.exp(1j * (guess - angle - 0.7)))
+    assert np.nanmax(np.abs(error)) < np.radians(10) and np.isfinite(guess).mean() > 0.9
+
+
+def test_a_guess_compares_no_more_patches_where_all_labels_are_known(monkeypatch):
+    """Comparing each with each is for a few hundred patches, not for all of a labelled set."""
+    monkeypatch.setattr("atomvae.model.guess.ROWS", 70)
+    image, angle = turned_motifs(400)
+    model = zoo.ssrvae((20, 20))
+    known = {"class": np.zeros(400, int), "angle": angle}
+    batches = Batches(model, read_images(image), None, known, torch.device("cpu"), measure=True)
+    guess = first_guess(model, batches, seed=0)
+    assert (~guess["class"].isnan()).all(1).sum() <= 3 * 70
 
 
 BAD = {
