@@ -165,6 +165,19 @@ def test_the_mode_is_the_most_probable_pair_of_classes():
     assert np.allclose(table["class_p"], 0.4) and np.allclose(table["kind_p"], 0.4)
 
 
+def test_the_mode_is_of_the_most_probable_class_not_branch():
+    """A class that is spread over all turned copies against one that lies in a single copy."""
+    model = make("jrvae")
+    p = torch.zeros(1, model.copies, model.classes)
+    p[0, :, 1], p[0, 3, 2] = 0.6 / model.copies, 0.4
+    params = {
+        n: torch.zeros(1, model.n_branches, model.heads[n].out_features // 3) for n in model.heads
+    }
+    params["class"] = p.log().clamp_min(-100).flatten(1)[..., None]
+    columns, _ = summarise(model, model.posterior_of(params))
+    assert columns["class"] == 1 and abs(columns["class_p"] - 0.6) < 1e-5
+
+
 RIGID = [n for n in having(Shift) if all(isinstance(f, Shift | Angle) for f in make(n).poses)]
 
 
