@@ -21,6 +21,7 @@ from atomvae.latent import (
     Shift,
 )
 from atomvae.model import zoo
+from atomvae.model.decode import continuous_size
 from atomvae.model.decoders import ConvDecoder, CoordinateDecoder, ImageDecoder
 from atomvae.model.likelihood import Bernoulli, GaussianNoise, Poisson
 from atomvae.model.model import Model
@@ -167,6 +168,15 @@ def data(model: Model, n: int, seed: int = 0) -> dict[str, Any]:
         "known": conditions(model, n, seed),
         "targets": targets,
     }
+
+
+def contents(model: Model, n: int, seed: int = 0) -> dict[str, Any]:
+    """Make the arguments of `decode` for arbitrary content."""
+    rng = np.random.default_rng(seed)
+    kinds = [f for f in model.latent if isinstance(f, Categorical)]
+    label = np.stack([rng.integers(f.size, size=n) for f in kinds], 1) if kinds else 0
+    z = rng.normal(size=(n, continuous_size(model)))
+    return {"z": z, "label": label, "given": conditions(model, n)}
 
 
 def tensors(model: Model, n: int, seed: int = 0) -> dict[str, Any]:
