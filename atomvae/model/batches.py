@@ -96,6 +96,13 @@ class Batches:
             return rows
         return np.concatenate([rows, rng.choice(pool, wanted)])
 
+    def guessed(self) -> NDArray[np.int64]:
+        """Rows for which something is guessed."""
+        there = np.zeros(len(self.images), bool)
+        for value in self.guess.values():
+            there |= ~value.isnan().any(1).cpu().numpy()
+        return np.flatnonzero(there)
+
     def take(self, rows: NDArray[np.int64], guess: bool = False) -> dict[str, Any]:
         """Give the arguments of `Model.bound` for some rows; `guess` adds the guessed values."""
         index = torch.from_numpy(rows).to(self.device)

@@ -215,12 +215,12 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
         has neither, or when nothing can be said.
     """
     kind = next((f for f in model.latent if isinstance(f, Categorical) and f.chooses), None)
-    n = len(batches.images)
-    if (model.angle is None and kind is None) or n < 4 * NEIGHBOURS:
+    n, whole = len(batches.images), _whole(model, batches)
+    if (model.angle is None and kind is None) or len(whole) < 4 * NEIGHBOURS:
         return {}
     rng = np.random.default_rng([seed, 6])
     most = MORE_ROWS if model.angle is None else ROWS
-    rows = np.sort(rng.permutation(n)[:most])
+    rows = np.sort(rng.permutation(whole)[:most])
     told = {f.name for f in (model.angle, kind) if f is not None} & set(batches.known)
     for name in sorted(told):
         there = np.flatnonzero(~batches.known[name][:, 0].isnan().cpu().numpy())
@@ -249,6 +249,14 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
         one_hot = np.where(label[:, None] >= 0, np.eye(kind.size)[label], np.nan)
         guess[kind.name] = _at(rows, one_hot, n)
     return guess
+
+
+def _whole(model: Model, batches: Batches) -> NDArray[np.int64]:
+    """Rows without masked pixels: the edge of a frame is not to be taken for part of a motif."""
+    if batches.mask is None:
+        return np.arange(len(batches.images))
+    seen = batches.mask | ~model.copy_field.to(batches.device)
+    return np.flatnonzero(seen.flatten(1).all(1).cpu().numpy())
 
 
 def _at(rows: NDArray[np.int64], values: NDArray[np.float64], n: int) -> Tensor:

@@ -115,6 +115,7 @@ class _Run:
         self.judged = judged[np.linspace(0, len(judged) - 1, scored).astype(int)]
         surprise = max(10.0, SURPRISE * math.prod(model.target_shape))
         self.weights = (TermWeight(term="surprise", weight=surprise), *config.weights)
+        self.guessed = np.intersect1d(self.rows, batches.guessed())
         self.steps = math.ceil(len(self.rows) / self.batch)
         self.total = self.epochs * self.steps
         noise = list(model.likelihood.parameters())  # a few numbers that all pixels agree on
@@ -134,7 +135,7 @@ class _Run:
         if self.searches and fraction < self.opened:
             return everything
         keep = self.config.keep_branches or everything
-        if self.batches.guess and fraction < GUESSED:
+        if len(self.guessed) and fraction < GUESSED:
             keep = 1  # the guess says which
         return min(everything, keep)
 
@@ -153,8 +154,11 @@ class _Run:
             share = max(k, min(self.config.keep_branches or 1, self.model.n_branches))
             pixels = max(1, round((self.config.pixels or 1) / share))
         rng = np.random.default_rng([self.config.seed, 5, state.step])
+        guess = len(self.guessed) > 0 and fraction < GUESSED
+        if guess:
+            rows = rng.choice(self.guessed, len(rows))
         rows = self.batches.with_labelled(rows, self.rows, rng)
-        batch = self.batches.take(rows, guess=fraction < GUESSED)
+        batch = self.batches.take(rows, guess=guess)
         with seeded(self.device, self.config.seed, 3, state.step):
             terms = self.model.bound(**batch, pixels=pixels, gate=self.gate(fraction), keep=k)
         loss = objective(terms, self.weights, fraction)
