@@ -32,6 +32,8 @@ _HOME = {
     "TrainConfig": "atomvae.model.train",
     "train": "atomvae.model.train",
     "encode": "atomvae.model.encode",
+    "train_ensemble": "atomvae.model.ensemble",
+    "encode_ensemble": "atomvae.model.ensemble",
     "decode": "atomvae.model.decode",
     "manifold": "atomvae.model.decode",
     "reconstruct": "atomvae.model.draw",
@@ -73,6 +75,8 @@ if TYPE_CHECKING:
     from atomvae.model.draw import sample as sample
     from atomvae.model.draw import traverse as traverse
     from atomvae.model.encode import encode as encode
+    from atomvae.model.ensemble import encode_ensemble as encode_ensemble
+    from atomvae.model.ensemble import train_ensemble as train_ensemble
     from atomvae.model.files import load_model as load_model
     from atomvae.model.files import save_model as save_model
     from atomvae.model.model import Model as Model

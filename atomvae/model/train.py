@@ -161,6 +161,8 @@ class _Run:
         batch = self.batches.take(rows, guess=guess)
         with seeded(self.device, self.config.seed, 3, state.step):
             terms = self.model.bound(**batch, pixels=pixels, gate=self.gate(fraction), keep=k)
+        if self.batches.guess:  # nothing surprises once the guess is forgotten
+            terms.setdefault("surprise", torch.zeros_like(terms["nll"]))
         loss = objective(terms, self.weights, fraction)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
