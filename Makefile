@@ -46,6 +46,7 @@ test: lint
 
 check-slow: install
 	OMP_NUM_THREADS=1 $(XVFB) $(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.model.family_table
 
 docs: install
 	$(BIN)/mkdocs build --strict

@@ -176,7 +176,11 @@ def most(limit):
 
 
 PARTS = {
-    "angle 120/1": (angle(120, 1), 20, {"skill": least(0.99), "sd": most(3.0), "ARI": least(0.9), "var": most(0.05)}),
+    "angle 120/1": (
+        angle(120, 1),
+        20,
+        {"skill": least(0.99), "sd": most(3.0), "ARI": least(0.9), "var": most(0.05)},
+    ),
     "angle 120/20": (angle(120, 20), 5, {"skill ♦": least(0.95), "skill": least(0.97)}),
     "affine 120/20": (affine(120, 20), 5, {"skill": least(0.99)}),
     "affine 12/20": (affine(12, 20), 5, {"r of shear": least(0.95)}),
