@@ -19,7 +19,10 @@ MANIFOLD_SIDE = 12  # pictures along each side of a manifold
 
 
 def variants() -> list[str]:
-    """Return the names that ``model.variant`` takes.
+    """Return the names that ``model.variant`` takes: models of patches alone.
+
+    Conditional models and encoder-decoders need more than the patches of a run, so they are for
+    Python.
 
     Examples
     --------
@@ -33,8 +36,14 @@ def variants() -> list[str]:
         for name, item in vars(zoo).items()
         if inspect.isfunction(item)
         and item.__module__ == zoo.__name__
-        and {"shape", "latent_dim"} <= inspect.signature(item).parameters.keys()
+        and _needs_only_shape(inspect.signature(item))
     )
+
+
+def _needs_only_shape(signature: inspect.Signature) -> bool:
+    """Whether a function makes a model of the shape and a number of latents alone."""
+    needed = [p.name for p in signature.parameters.values() if p.default is p.empty]
+    return needed == ["shape"] and "latent_dim" in signature.parameters
 
 
 def build_model(config: ModelConfig, shape: tuple[int, ...], seed: int) -> "Model":
