@@ -33,8 +33,7 @@ def training_phases(history: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
         (epochs,) bool by name, those phases that occur:
 
         - "first guess taken for known": angles and classes that a comparison of the patches
-          suggested were told to the model. Seen by the term "surprise", where it ends; with known
-          values of one's own it goes on, and this phase can't be told;
+          suggested were told to the model;
         - "content shut", "content opens": the content was held back so that poses are found first.
 
     Examples
@@ -44,8 +43,7 @@ def training_phases(history: pd.DataFrame) -> dict[str, NDArray[np.bool_]]:
     {'content shut': [True, False, False], 'content opens': [False, True, False]}
     """
     gate = history.get("gate", pd.Series(1.0, history.index)).to_numpy(np.float64)
-    surprise = history.get("surprise", pd.Series(np.nan, history.index)).notna().to_numpy()
-    guessed = surprise & ~surprise.all()
+    guessed = history.get("guessed", pd.Series(False, history.index)).to_numpy(bool)
     rows = dict(zip(PHASES, (guessed, gate == 0, (gate > 0) & (gate < 1)), strict=True))
     return {name: where for name, where in rows.items() if where.any()}
 
