@@ -46,7 +46,7 @@ class TrainConfig(Settings):
     Examples
     --------
     >>> TrainConfig(seed=3).resolve(5000, (1, 32, 32)).epochs
-    17
+    9
     """
 
     epochs: int | None = Field(default=None, ge=1)

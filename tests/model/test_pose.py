@@ -98,7 +98,7 @@ def test_skill_of_a_constant_and_of_noise_is_nothing():
 def test_an_angle_of_the_full_turn_is_found(make):
     image, angle, shift = motifs(600, seed=0)
     model = make(image.shape[1:], seed=0)
-    train(model, image, TrainConfig(epochs=25, batch_size=60))
+    train(model, image, TrainConfig(epochs=50, batch_size=60))
     table = encode(model, image)
     assert skill(table["angle"], angle) > 0.99
     residual = np.angle(np.exp(1j * (table["angle"] - angle)))
