@@ -106,6 +106,12 @@ def predict(
     InputError
         If patches and model don't fit, a pixel is NaN, or a number is out of its range.
 
+    Notes
+    -----
+    Training leaves a posterior of an encoder-decoder hardly wider than it must be, and its noise
+    is one level for all pixels of a channel. So the interval is right on average over pixels;
+    where little is left open it is too wide, and on steep flanks it is too narrow.
+
     Examples
     --------
     >>> from atomvae.model import zoo
@@ -254,7 +260,8 @@ def residual_whiteness(
     Notes
     -----
     Noise that is correlated by itself (afterglow, row noise, resampled images) raises the alarm
-    too: compare the correlation with that of patches the model was trained on.
+    too, and so does a model that leaves structure in the patches it was trained on: compare the
+    correlation with theirs.
 
     Examples
     --------
