@@ -255,9 +255,9 @@ def train(
     -------
     DataFrame
         A row per epoch: epoch, step, learning_rate, guessed (whether the first guess was taken for
-        known when the epoch began), gate (factor on the continuous content), loss, every term (nats per patch),
-        noise (sd of the first channel, in data units) and held_out (bound of held-out patches on
-        all pixels, nats per patch; larger is better).
+        known when the epoch began), gate (factor on the continuous content), loss, every term
+        (nats per patch), noise (sd of the first channel, in data units) and held_out (bound of
+        held-out patches on all pixels, nats per patch; larger is better).
 
     Raises
     ------
