@@ -254,10 +254,10 @@ def train(
     Returns
     -------
     DataFrame
-        A row per epoch: epoch, step, learning_rate, guessed (whether the first guess was taken for
-        known when the epoch began), gate (factor on the continuous content), loss, every term
-        (nats per patch), noise (sd of the first channel, in data units) and held_out (bound of
-        held-out patches on all pixels, nats per patch; larger is better).
+        A row per epoch: epoch, step, learning_rate, guessed (1 if the first guess was taken for
+        known when the epoch began, else 0), gate (factor on the continuous content), loss, every
+        term (nats per patch), noise (sd of the first channel, in data units) and held_out (bound
+        of held-out patches on all pixels, nats per patch; larger is better).
 
     Raises
     ------
@@ -389,7 +389,7 @@ def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
         "epoch": state.step // run.steps,
         "step": state.step,
         "learning_rate": run.peak * state.rate * one_cycle((state.step - 1) / run.total),
-        "guessed": len(run.guessed) > 0 and (state.step - run.steps) / run.total < GUESSED,
+        "guessed": float(len(run.guessed) > 0 and (state.step - run.steps) / run.total < GUESSED),
         "gate": run.gate(fraction),
         **{name: value / len(run.rows) for name, value in state.sums.items()},
         "noise": noise,
