@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from atomvae.errors import InputError
 from atomvae.maps.style import BLUE, need, panels
 
-NOT_LOSSES = ("epoch", "step", "learning_rate", "gate", "noise")
+NOT_LOSSES = ("epoch", "step", "learning_rate", "guessed", "gate", "noise")
 # Phases of a training: colour, its strength, and from where it reaches to the top of a panel, so
 # that phases which overlap in time are both seen.
 PHASES = {

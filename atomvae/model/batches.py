@@ -1,6 +1,6 @@
 """The data of a training run on its device, in the units of the model."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -103,14 +103,14 @@ class Batches:
             there |= ~value.isnan().any(1).cpu().numpy()
         return np.flatnonzero(there)
 
-    def take(self, rows: NDArray[np.int64], guess: bool = False) -> dict[str, Any]:
-        """Give the arguments of `Model.bound` for some rows; `guess` adds the guessed values."""
+    def take(self, rows: NDArray[np.int64], guess: Collection[str] = ()) -> dict[str, Any]:
+        """Give the arguments of `Model.bound` for some rows; `guess` names factors to guess."""
         index = torch.from_numpy(rows).to(self.device)
         known = {name: value[index] for name, value in self.known.items()}
-        if guess:
-            for name, value in self.guess.items():
-                told = known.get(name, torch.full_like(value[index], torch.nan))
-                known[name] = value[index].where(told.isnan(), told)
+        for name in guess:
+            value = self.guess[name][index]
+            told = known.get(name, torch.full_like(value, torch.nan))
+            known[name] = value.where(told.isnan(), told)
         return {
             "image": self.image[index],
             "mask": None if self.mask is None else self.mask[index],

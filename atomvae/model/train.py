@@ -32,7 +32,8 @@ STEPS = 600  # of a default run: enough for content and pose of a few thousand p
 CHECK = 100  # steps between looks at whether the loss is finite
 SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
-GUESSED = 0.5  # fraction of a run for which the first guess is taken for known
+GUESSED = 0.5  # fraction of a run for which guessed angles are taken for known
+SORTED = 0.75  # and guessed classes: angles settle in each before any patch may change its class
 SEARCHED = 0.5  # fraction after which the content is open, when angles could not be guessed
 OPENED = 0.3  # the same, when angles, classes or conditions are known or guessed
 SURPRISE = 0.1  # weight of the surprise per pixel: heard beside the nll, which is a sum over pixels
@@ -125,6 +126,12 @@ class _Run:
             [{"params": rest, "rate": 1.0}, {"params": noise, "rate": NOISE_RATE}], lr=self.peak
         )
 
+    def held(self, fraction: float) -> list[str]:
+        """Factors whose guess is taken for known."""
+        angle = self.model.angle.name if self.model.angle else None
+        until = {name: GUESSED if name == angle else SORTED for name in self.batches.guess}
+        return [name for name, end in until.items() if fraction < end and len(self.guessed)]
+
     def gate(self, fraction: float) -> float:
         """Factor on the continuous content."""
         return content_gate(fraction, self.opened)
@@ -135,8 +142,8 @@ class _Run:
         if self.searches and fraction < self.opened:
             return everything
         keep = self.config.keep_branches or everything
-        if len(self.guessed) and fraction < GUESSED:
-            keep = 1  # the guess says which
+        if held := self.held(fraction):
+            keep = 1 if len(held) == len(self.batches.guess) else keep  # the guess says which
         return min(everything, keep)
 
     def order(self, epoch: int) -> NDArray[np.int64]:
@@ -154,7 +161,7 @@ class _Run:
             share = max(k, min(self.config.keep_branches or 1, self.model.n_branches))
             pixels = max(1, round((self.config.pixels or 1) / share))
         rng = np.random.default_rng([self.config.seed, 5, state.step])
-        guess = len(self.guessed) > 0 and fraction < GUESSED
+        guess = self.held(fraction)
         if guess:
             rows = rng.choice(self.guessed, len(rows))
         rows = self.batches.with_labelled(rows, self.rows, rng)
@@ -254,7 +261,7 @@ def train(
     Returns
     -------
     DataFrame
-        A row per epoch: epoch, step, learning_rate, guessed (1 if the first guess was taken for
+        A row per epoch: epoch, step, learning_rate, guessed (1 if a first guess was taken for
         known when the epoch began, else 0), gate (factor on the continuous content), loss, every
         term (nats per patch), noise (sd of the first channel, in data units) and held_out (bound
         of held-out patches on all pixels, nats per patch; larger is better).
@@ -389,7 +396,7 @@ def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
         "epoch": state.step // run.steps,
         "step": state.step,
         "learning_rate": run.peak * state.rate * one_cycle((state.step - 1) / run.total),
-        "guessed": float(len(run.guessed) > 0 and (state.step - run.steps) / run.total < GUESSED),
+        "guessed": float(len(run.held((state.step - run.steps) / run.total)) > 0),
         "gate": run.gate(fraction),
         **{name: value / len(run.rows) for name, value in state.sums.items()},
         "noise": noise,
