@@ -98,6 +98,10 @@ class Model(nn.Module):
         width = int(encoder.width)  # type: ignore[arg-type]
         told = sum(f.size for f in self.given)
         self.tell = nn.Linear(width + told, width) if told else None
+        free = [f for f in self.latent if isinstance(f, Gaussian)] if told else []
+        self.priors = nn.ModuleDict({f.name: nn.Linear(told, 2 * f.size) for f in free})
+        for parameter in self.priors.parameters():
+            nn.init.zeros_(parameter)
         self.heads = nn.ModuleDict(  # law 1: a head per factor, nobody slices
             {f.name: nn.Linear(width, self.classes * f.n_params) for f in self.latent if f.n_params}
         )
@@ -175,11 +179,28 @@ class Model(nn.Module):
             values = torch.cat([known[f.name] for f in self.given], -1)
             values = values.repeat_interleave(self.copies, 0)
             features = self.tell(torch.cat([features, values], -1)).tanh()
-        return {
+        params = {
             f.name: self.heads[f.name](features).view(batch, k, f.n_params)
             for f in self.latent
             if f.n_params
         }
+        for f in self.content:
+            if f.name in self.priors and known is not None:
+                mean, log_sd = params[f.name].chunk(2, -1)
+                middle, log_spread = self.prior_of(f, known)
+                mean = (mean - middle[:, None]) * (-log_spread[:, None]).exp()
+                params[f.name] = torch.cat([mean, log_sd - log_spread[:, None]], -1)
+        return params
+
+    def prior_of(self, factor: Factor, values: Known) -> tuple[Tensor, Tensor]:
+        """Middle and log spread (B, size) of a continuous content, given the conditions (B, size).
+
+        In units of its prior. Content is what the condition leaves open: were it not counted from
+        here, it would tell the condition again (a learnt prior; Sohn, Lee & Yan, NeurIPS 2015).
+        """
+        told = torch.cat([values[f.name] for f in self.given], -1)
+        middle, log_spread = self.priors[factor.name](told).chunk(2, -1)
+        return middle, log_spread
 
     def infer(
         self, image: Tensor, keep: int | None = None, known: Known | None = None
@@ -263,8 +284,16 @@ class Model(nn.Module):
 
         Only the content among the values `z` (N, size) is looked at.
         """
-        values = [z[f.name] * (gate if isinstance(f, Gaussian) else 1.0) for f in self.content]
-        content = torch.cat(values, -1) if values else coords.new_zeros(len(coords), 0)
+        values = [coords.new_zeros(len(coords), 0)]
+        for f in self.content:
+            value = z[f.name]
+            if isinstance(f, Gaussian):
+                if f.name in self.priors:
+                    middle, log_spread = self.prior_of(f, z)
+                    value = f.sigma * middle + log_spread.exp() * value
+                value = value * gate
+            values.append(value)
+        content = torch.cat(values, -1)
         share = coords.new_ones(len(coords), 1)  # of each combination of classes
         for f in self.content:
             if f.name in self.strides:

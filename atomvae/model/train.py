@@ -37,7 +37,7 @@ SORTED = 0.75  # and guessed classes: angles settle in each before any patch may
 SEARCHED = 0.5  # fraction after which the content is open, when angles could not be guessed
 OPENED = 0.3  # the same, when angles, classes or conditions are known or guessed
 SURPRISE = 0.1  # weight of the surprise per pixel: heard beside the nll, which is a sum over pixels
-NOISE_RATE = 4.0  # learning rate of the noise level over that of the networks
+FEW_RATE = 4.0  # learning rate over that of the networks for the few numbers all patches agree on
 Report = Callable[[dict[str, float]], None]
 
 
@@ -119,11 +119,13 @@ class _Run:
         self.guessed = np.intersect1d(self.rows, batches.guessed())
         self.steps = math.ceil(len(self.rows) / self.batch)
         self.total = self.epochs * self.steps
-        noise = list(model.likelihood.parameters())  # a few numbers that all pixels agree on
+        for name in set(batches.known) & set(model.priors):  # observed: its units are the user's
+            model.priors[name].requires_grad_(False)
+        few = [*model.likelihood.parameters(), *model.priors.parameters()]
         parts = (model.encoder, model.decoder, model.heads, model.tell)
         rest = [p for part in parts if part is not None for p in part.parameters()]
         self.optimizer = torch.optim.Adam(
-            [{"params": rest, "rate": 1.0}, {"params": noise, "rate": NOISE_RATE}], lr=self.peak
+            [{"params": rest, "rate": 1.0}, {"params": few, "rate": FEW_RATE}], lr=self.peak
         )
 
     def held(self, fraction: float) -> list[str]:
