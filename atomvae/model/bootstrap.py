@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from atomvae.model.batches import read_targets
-from atomvae.model.data import Images, read_images
+from atomvae.model.data import Images, pick, read_images
 from atomvae.model.known import read_known
 from atomvae.model.model import Model
 
@@ -20,8 +20,8 @@ FEW = 0.5  # share of known values below which all of them stay in every sample
 class Sample:
     """Patches as `train` reads them: fields as in `Images`."""
 
-    image: NDArray[Any]
-    mask: NDArray[np.bool_] | None
+    image: Any  # an array, or `Picked` rows of one on disk
+    mask: Any
     atom_id: NDArray[np.int64]
     frame: NDArray[np.int64]
     pixel_nm: float | None
@@ -34,6 +34,7 @@ def resample(
     *,
     targets: Any = None,
     known: Mapping[str, ArrayLike] | None = None,
+    memory_gb: float | None = None,
 ) -> tuple[Sample, Sample | None, dict[str, NDArray[Any]]]:
     """Draw as many patches as there are, with replacement: a bootstrap sample.
 
@@ -45,6 +46,8 @@ def resample(
         As for `train`.
     seed
         Of the draw.
+    memory_gb
+        A stored array that is larger is read as it is needed, see `read_images`.
 
     Returns
     -------
@@ -59,7 +62,7 @@ def resample(
     >>> sample.image.shape, len(np.unique(sample.frame)) < 10
     ((10, 1, 2, 2), True)
     """
-    images, shown = read_images(patches), read_targets(targets)
+    images, shown = read_images(patches, memory_gb), read_targets(targets, memory_gb)
     n, frame = len(images), images.frame
     rng = np.random.default_rng([seed, 9])
     frames = np.unique(frame) if frame is not None else np.arange(0)
@@ -75,11 +78,14 @@ def resample(
         there = ~value.isnan().any(1).numpy()
         rare |= there & (there.mean() < FEW) & (name not in given)
     rows = np.concatenate([rows, np.setdiff1d(np.flatnonzero(rare), rows)])
+    rows = np.sort(rows)  # near each other in a store are then near each other in the sample
     values = {name: np.asarray(value)[rows] for name, value in (known or {}).items()}
     return _take(images, rows, frame), _take(shown, rows, frame) if shown else None, values
 
 
 def _take(images: Images, rows: NDArray[np.int64], frame: NDArray[np.int64]) -> Sample:
     """Take rows, with frame numbers (n,) of all."""
-    mask = None if images.mask is None else images.mask[rows]
-    return Sample(images.pixels[rows], mask, images.atom_id[rows], frame[rows], images.pixel_nm)
+    mask = None if images.mask is None else pick(images.mask, rows)
+    return Sample(
+        pick(images.pixels, rows), mask, images.atom_id[rows], frame[rows], images.pixel_nm
+    )

@@ -75,15 +75,13 @@ def reconstruct(
     >>> reconstruct(zoo.rvae((8, 8)), np.zeros((3, 8, 8))).shape
     (3, 8, 8)
     """
-    images = read_images(patches)
+    images = read_images(patches, 0)
     target, home = choose_device(device), model.grid.device
     batches = Batches(model, images, None, known, target)
     parts = []
     model.to(target)
     try:
-        for start in range(0, len(images), batch_size):
-            rows = np.arange(start, min(start + batch_size, len(images)))
-            batch = batches.take(rows)
+        for rows, batch in batches.walk(batch_size):
             _, z = summarise(model, model.infer(batch["image"], known=batch["known"]))
             values = {name: value.double().cpu().numpy() for name, value in z.items()}
             if not with_pose:

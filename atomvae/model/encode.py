@@ -43,7 +43,7 @@ def encode(
     model
         A trained model.
     patches
-        A PatchStore, or an array (n, h, w) or (n, c, h, w).
+        A PatchStore, which is read block by block, or an array (n, h, w) or (n, c, h, w).
     known
         Values of factors by name, see `train`: conditions, and whatever else is known.
     targets
@@ -88,19 +88,15 @@ def encode(
     >>> list(table.columns)[:5]
     ['atom_id', 'shift_y', 'shift_y_sd', 'shift_x', 'shift_x_sd']
     """
-    images, shown = read_images(patches), read_targets(targets)
+    images, shown = read_images(patches, 0), read_targets(targets, 0)
     if refine and shown is None and model.shape != model.target_shape:
         raise InputError("refining compares with what was to be decoded: pass targets")
     target, home = choose_device(device), model.grid.device
     batches = Batches(model, images, shown, known, target)
     model.to(target)
     try:
-        parts = [
-            _encode_batch(
-                model, **batches.take(np.arange(i, min(i + batch_size, len(images)))), steps=refine
-            )
-            for i in range(0, len(images), batch_size)
-        ]
+        walk = batches.walk(batch_size)
+        parts = [_encode_batch(model, **batch, steps=refine) for _, batch in walk]
     finally:
         model.to(home)
     columns = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}

@@ -105,7 +105,9 @@ def train_ensemble(
     out = []
     for i in range(members):
         seed = _seed(config, i)
-        sample = resample(model, patches, seed, targets=targets, known=known)
+        sample = resample(
+            model, patches, seed, targets=targets, known=known, memory_gb=config.memory_gb
+        )
         member, settings = copy.deepcopy(start), config.model_copy(update={"seed": seed})
         out.append(_finish(member, f"member_{i:02d}", place, sample[0], settings, *sample[1:]))
     return out
@@ -120,21 +122,28 @@ def _identity(
     model: Model, patches: Any, config: TrainConfig, warm_up: int, targets: Any, known: Known | None
 ) -> dict[str, Any]:
     """Say what must be the same for the models in a folder to be of this ensemble."""
-    images, shown = read_images(patches), read_targets(targets)
+    images, shown = read_images(patches, 0), read_targets(targets, 0)
+    few = [np.asarray(values)[:: _step(values)] for values in (known or {}).values()]
+    for part in (images, shown):
+        if part is not None:
+            few.append(part.rows(np.arange(0, len(part), _step(part)))[0])
     sample = hashlib.sha256()
-    for array in (images.pixels, None if shown is None else shown.pixels, *(known or {}).values()):
-        if array is not None:
-            values = np.asarray(array)
-            sample.update(np.ascontiguousarray(values[:: max(1, len(values) // 64)]).tobytes())
+    for values in few:
+        sample.update(np.ascontiguousarray(values).tobytes())
     for value in model.state_dict().values():
         sample.update(value.cpu().numpy().tobytes())
     return {
         "model": describe(model),
         "config": config.model_dump(mode="json"),
         "warm_up": warm_up,
-        "patches": [*images.pixels.shape],
+        "patches": [len(images), *images.shape],
         "sample": sample.hexdigest(),
     }
+
+
+def _step(values: Any) -> int:
+    """Step through values that meets some 64 of them."""
+    return max(1, len(values) // 64)
 
 
 def _claim(place: Path, identity: dict[str, Any]) -> None:
@@ -219,13 +228,11 @@ def _states(
     model: Model, patches: Any, known: Known | None, device: str
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Posterior]]:
     """Rows, pixels that count (B, D), and what the model says of them, batch by batch."""
-    images, target, home = read_images(patches), choose_device(device), model.grid.device
+    images, target, home = read_images(patches, 0), choose_device(device), model.grid.device
     batches = Batches(model, images, None, known, target)
     model.to(target)
     try:
-        for start in range(0, len(images), ROWS):
-            rows = np.arange(start, min(start + ROWS, len(images)))
-            batch = batches.take(rows)
+        for rows, batch in batches.walk(ROWS):
             valid = model.field.expand(len(rows), -1)
             if batch["mask"] is not None and model.shape == model.target_shape:
                 valid = valid & batch["mask"].flatten(1)
@@ -453,7 +460,7 @@ def dispersion(
     >>> dispersion([model, model], np.random.default_rng(0).normal(size=(3, 8, 8))).tolist()
     [0.0, 0.0, 0.0]
     """
-    n, (c, h, w) = len(read_images(patches)), models[0].target_shape
+    n, (c, h, w) = len(read_images(patches, 0)), models[0].target_shape
     mean = np.zeros((n, h * w, c), np.float32)  # a running mean: no difference of large squares
     squares, noise, there = np.zeros((n, h * w, c), np.float32), np.zeros(n), np.zeros((n, h * w))
     for i, model in enumerate(models):
@@ -577,7 +584,9 @@ def compare_class_numbers(
         tables = []
         for i in range(members):
             model, seed = make(k), _seed(config, i)
-            sample, _, values = resample(model, patches, seed, known=known)
+            sample, _, values = resample(
+                model, patches, seed, known=known, memory_gb=config.memory_gb
+            )
             train(model, sample, config.model_copy(update={"seed": seed}), known=values)
             tables.append(encode(model, patches, known=known))
         names = [f.name for f in discrete(model)]

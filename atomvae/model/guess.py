@@ -215,8 +215,10 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
         has neither, or when nothing can be said.
     """
     kind = next((f for f in model.latent if isinstance(f, Categorical) and f.chooses), None)
+    if model.angle is None and kind is None:
+        return {}
     n, whole = len(batches.images), _whole(model, batches)
-    if (model.angle is None and kind is None) or len(whole) < 4 * NEIGHBOURS:
+    if len(whole) < 4 * NEIGHBOURS:
         return {}
     rng = np.random.default_rng([seed, 6])
     most = MORE_ROWS if model.angle is None else ROWS
@@ -225,7 +227,8 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
     for name in sorted(told):
         there = np.flatnonzero(~batches.known[name][:, 0].isnan().cpu().numpy())
         rows = np.union1d(rows, rng.permutation(there)[:most])
-    image = (batches.image[rows] * model.copy_field.to(batches.device)).double().cpu().numpy()
+    image = batches.take(rows)["image"] * model.copy_field.to(batches.device)
+    image = image.double().cpu().numpy()
     guess = {}
     if model.angle is None:
         index, distance = nearest_deformed(image, FEWER, seed)
@@ -253,10 +256,11 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
 
 def _whole(model: Model, batches: Batches) -> NDArray[np.int64]:
     """Rows without masked pixels: the edge of a frame is not to be taken for part of a motif."""
-    if batches.mask is None:
+    if batches.images.mask is None:
         return np.arange(len(batches.images))
-    seen = batches.mask | ~model.copy_field.to(batches.device)
-    return np.flatnonzero(seen.flatten(1).all(1).cpu().numpy())
+    field = model.copy_field.cpu().numpy()
+    whole = [(mask | ~field).all((1, 2)) for mask in batches.images.masks()]
+    return np.flatnonzero(np.concatenate(whole))
 
 
 def _at(rows: NDArray[np.int64], values: NDArray[np.float64], n: int) -> Tensor:

@@ -123,15 +123,14 @@ def predict(
         raise InputError(f"interval is {interval}, expected a probability between 0 and 1")
     if samples < 1 or batch_size < 1:
         raise InputError(f"samples is {samples}, batch_size {batch_size}; expected 1 or more")
-    images, target, home = read_images(patches), choose_device(device), model.grid.device
+    images, target, home = read_images(patches, 0), choose_device(device), model.grid.device
     batches = Batches(model, images, None, known, target)
     tails = ((1 - interval) / 2, (1 + interval) / 2)
     parts: list[list[Tensor]] = []
     model.to(target)
     try:
-        for start in range(0, len(images), batch_size):
-            batch = batches.take(np.arange(start, min(start + batch_size, len(images))))
-            with seeded(target, seed, start), torch.no_grad():
+        for rows, batch in batches.walk(batch_size):
+            with seeded(target, seed, int(rows[0])), torch.no_grad():
                 output = _draw_outputs(model, batch["image"], batch["known"], samples)
                 mean = model.likelihood.mean(output).mean(0)
                 ends = [mixture_quantile(model.likelihood, output, p) for p in tails]
@@ -277,14 +276,11 @@ def residual_whiteness(
             f"the model decodes {model.target_shape} from patches of {model.shape}: there is no "
             "residual; only a model that decodes what its patches show has one"
         )
-    images, target, home = read_images(patches), choose_device(device), model.grid.device
+    images, target, home = read_images(patches, 0), choose_device(device), model.grid.device
     batches = Batches(model, images, None, known, target)
     model.to(target)
     try:
-        parts = [
-            _correlate(model, batches.take(np.arange(i, min(i + batch_size, len(images)))))
-            for i in range(0, len(images), batch_size)
-        ]
+        parts = [_correlate(model, batch) for _, batch in batches.walk(batch_size)]
     finally:
         model.to(home)
     correlation, pairs = (torch.cat(p).numpy() for p in zip(*parts, strict=True))

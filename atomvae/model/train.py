@@ -1,6 +1,5 @@
 """Training: one function, one loop."""
 
-import hashlib
 import logging
 import math
 import time
@@ -70,6 +69,8 @@ class TrainConfig(Settings):
     """Seed of the split, the order of the patches and all draws."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    memory_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Patches that need more are read from disk; None is a quarter of the free memory."""
 
     def resolve(self, n: int, shape: tuple[int, ...]) -> "TrainConfig":
         """Fill in what is None, for n patches of a shape (..., height, width)."""
@@ -117,6 +118,8 @@ class _Run:
         surprise = max(10.0, SURPRISE * math.prod(model.target_shape))
         self.weights = (TermWeight(term="surprise", weight=surprise), *config.weights)
         self.guessed = np.intersect1d(self.rows, batches.guessed())
+        self.spread = self.rows[:: max(1, len(self.rows) // SCORED[1])]
+        batches.keep(self.judged, self.spread, self.guessed)
         self.steps = math.ceil(len(self.rows) / self.batch)
         self.total = self.epochs * self.steps
         for name in set(batches.known) & set(model.priors):  # observed: its units are the user's
@@ -150,7 +153,7 @@ class _Run:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Rows in the order of an epoch."""
-        return np.random.default_rng([self.config.seed, 2, epoch]).permutation(self.rows)
+        return self.batches.order(self.rows, self.config.seed, epoch)
 
     def step(self, state: Progress, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         """Take one optimizer step; gives the batch means of the terms, on the device."""
@@ -201,23 +204,16 @@ class _Run:
 
     def recentre(self) -> None:
         """Keep the motif in the middle, judged by patches spread over the training rows."""
-        batch = self.batches.take(self.rows[:: max(1, len(self.rows) // SCORED[1])])
+        batch = self.batches.take(self.spread)
         self.model.recentre(batch["image"], batch["known"])
 
     def fingerprint(self) -> dict[str, Any]:
         """Say what must be the same for a checkpoint to be continued."""
-        images = self.batches.images
-        sample = hashlib.sha256()
-        for array in (images.pixels, self.batches.target, *self.batches.known.values()):
-            if array is not None:
-                chosen = array[:: max(1, len(images) // 64)]
-                chosen = chosen.cpu().numpy() if isinstance(chosen, Tensor) else chosen
-                sample.update(np.ascontiguousarray(chosen).tobytes())
         return {
             "config": self.config.model_dump(mode="json"),
             "latent": [repr(f) for f in self.model.latent],
-            "patches": [*images.pixels.shape],
-            "sample": sample.hexdigest(),
+            "patches": [len(self.batches.images), *self.batches.images.shape],
+            "sample": self.batches.digest,
         }
 
 
@@ -286,8 +282,10 @@ def train(
     config = config or TrainConfig()
     check_weights(model, config)
     device = choose_device(config.device)
-    images, shown = read_images(patches), read_targets(targets)
-    batches = Batches(model, images, shown, known, device, measure=not bool(model.trained))
+    room = config.memory_gb
+    images, shown = read_images(patches, room), read_targets(targets, room)
+    fresh = not bool(model.trained)
+    batches = Batches(model, images, shown, known, device, measure=fresh, memory_gb=room)
     path = Path(checkpoint) if checkpoint is not None else None
     run = _Run(model, batches, config)
     log.info("training with %s", run.config)
