@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[2]
+PEER = ".venv-peer/bin/python"
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 BATCH = 100
 DRAWS = 4  # samples of each posterior: one of 500 images is off by 1 or 2 nats
@@ -41,7 +42,7 @@ def peer_angles(
     images,
     epochs,
     seed,
-    python=".venv-peer/bin/python",
+    python=PEER,
     *,
     held_out=None,
     learning_rate=1e-4,
