@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,13 @@ from atomvae.model.guess import first_guess
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.model import Model
 from atomvae.model.objective import TermWeight, content_gate, objective, one_cycle
+from atomvae.model.processes import (
+    add_gradients,
+    device_of,
+    processes,
+    rank_and_number,
+    share_means,
+)
 from atomvae.model.seeding import seeded
 from atomvae.settings import Settings
 
@@ -71,6 +79,11 @@ class TrainConfig(Settings):
     """auto, cpu or cuda."""
     memory_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Patches that need more are read from disk; None is a quarter of the free memory."""
+    processes: int = Field(default=1, ge=1)
+    """Processes that share the work, on as many GPUs or CPU cores; a script that asks for more than
+    one must begin its work under ``if __name__ == "__main__":``."""
+    parts: int = Field(default=1, ge=1)
+    """Parts in which a batch is done one after another, to save memory; at least the processes."""
 
     def resolve(self, n: int, shape: tuple[int, ...]) -> "TrainConfig":
         """Fill in what is None, for n patches of a shape (..., height, width)."""
@@ -127,6 +140,9 @@ class _Run:
         few = [*model.likelihood.parameters(), *model.priors.parameters()]
         parts = (model.encoder, model.decoder, model.heads, model.tell)
         rest = [p for part in parts if part is not None for p in part.parameters()]
+        self.trainable = [p for p in model.parameters() if p.requires_grad]
+        self.rank, self.number = rank_and_number()
+        self.parts = max(config.parts or 1, self.number)
         self.optimizer = torch.optim.Adam(
             [{"params": rest, "rate": 1.0}, {"params": few, "rate": FEW_RATE}], lr=self.peak
         )
@@ -170,17 +186,26 @@ class _Run:
         if guess:
             rows = rng.choice(self.guessed, len(rows))
         rows = self.batches.with_labelled(rows, self.rows, rng)
-        batch = self.batches.take(rows, guess=guess)
-        with seeded(self.device, self.config.seed, 3, state.step):
-            terms = self.model.bound(**batch, pixels=pixels, gate=self.gate(fraction), keep=k)
+        sums: dict[str, Tensor] = {}  # over the parts of the batch that this process does
+        for part in range(self.rank, self.parts, self.number):
+            mine = np.array_split(rows, self.parts)[part]
+            counts = float(len(mine) > 0)  # one that has nothing to do answers all the same
+            batch = self.batches.take(mine if counts else rows[:1], guess=guess)
+            key = (self.config.seed, 3, state.step, part)[: 4 if part else 3]
+            with seeded(self.device, *key):
+                terms = self.model.bound(**batch, pixels=pixels, gate=self.gate(fraction), keep=k)
+            for name, term in terms.items():
+                sums[name] = sums.get(name, torch.zeros_like(term[0])) + counts * term.sum()
         if self.batches.guess:  # nothing surprises once the guess is forgotten
-            terms.setdefault("surprise", torch.zeros_like(terms["nll"]))
-        loss = objective(terms, self.weights, fraction)
+            sums.setdefault("surprise", torch.zeros_like(sums["nll"]))
+        means = share_means({name: total / len(rows) for name, total in sums.items()})
+        loss = objective(means, self.weights, fraction)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1e4)
+        add_gradients(self.trainable)
+        torch.nn.utils.clip_grad_norm_(self.trainable, 1e4)
         self.optimizer.step()
-        return {"loss": loss.detach()} | {n: t.detach().mean() for n, t in terms.items()}
+        return {"loss": loss.detach()} | {n: t.detach() for n, t in means.items()}
 
     @torch.no_grad()
     def judge(self, fraction: float) -> tuple[float, float]:
@@ -209,8 +234,9 @@ class _Run:
 
     def fingerprint(self) -> dict[str, Any]:
         """Say what must be the same for a checkpoint to be continued."""
+        config = self.config.model_dump(mode="json", exclude={"device", "processes"})
         return {
-            "config": self.config.model_dump(mode="json"),
+            "config": config | {"parts": self.parts},
             "latent": [repr(f) for f in self.model.latent],
             "patches": [len(self.batches.images), *self.batches.images.shape],
             "sample": self.batches.digest,
@@ -281,7 +307,22 @@ def train(
     """
     config = config or TrainConfig()
     check_weights(model, config)
-    device = choose_device(config.device)
+    others = partial(train, targets=targets, known=known, checkpoint=checkpoint)
+    with processes(config.processes, others, (model, patches, config)):
+        return _train(model, patches, config, targets, known, checkpoint, progress)
+
+
+def _train(
+    model: Model,
+    patches: Any,
+    config: TrainConfig,
+    targets: Any,
+    known: Mapping[str, ArrayLike] | None,
+    checkpoint: str | Path | None,
+    progress: Report | None,
+) -> pd.DataFrame:
+    """Train in this process, one of a group or alone."""
+    device = device_of(choose_device(config.device))
     room = config.memory_gb
     images, shown = read_images(patches, room), read_targets(targets, room)
     fresh = not bool(model.trained)
@@ -375,6 +416,8 @@ def _save(
     best: dict[str, Tensor],
 ) -> None:
     """Write the checkpoint."""
+    if run.rank:
+        return
     tensors = good | {f"best.{name}": t for name, t in best.items()}
     save_tensors(tensors, path, {"state": good_state, "run": run.fingerprint()})
 
