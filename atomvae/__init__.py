@@ -29,7 +29,7 @@ _HOME = {
     "PatchStore": "atomvae.patches.store",
     "Model": "atomvae.model.model",
     "zoo": "atomvae.model.zoo",
-    "TrainConfig": "atomvae.model.train",
+    "TrainConfig": "atomvae.model.config",
     "train": "atomvae.model.train",
     "encode": "atomvae.model.encode",
     "train_ensemble": "atomvae.model.ensemble",
@@ -68,6 +68,7 @@ if TYPE_CHECKING:
     from atomvae.errors import InputError as InputError
     from atomvae.maps.latents import map_latents as map_latents
     from atomvae.model import zoo as zoo
+    from atomvae.model.config import TrainConfig as TrainConfig
     from atomvae.model.decode import decode as decode
     from atomvae.model.decode import manifold as manifold
     from atomvae.model.draw import interpolate as interpolate
@@ -80,7 +81,6 @@ if TYPE_CHECKING:
     from atomvae.model.files import load_model as load_model
     from atomvae.model.files import save_model as save_model
     from atomvae.model.model import Model as Model
-    from atomvae.model.train import TrainConfig as TrainConfig
     from atomvae.model.train import train as train
     from atomvae.movie.drift import DriftConfig as DriftConfig
     from atomvae.movie.drift import correct_drift as correct_drift

@@ -20,12 +20,13 @@ from atomvae.errors import InputError
 from atomvae.latent import Angle, Categorical
 from atomvae.model.batches import Batches, read_targets
 from atomvae.model.bootstrap import resample
+from atomvae.model.config import TrainConfig
 from atomvae.model.data import choose_device, read_images
 from atomvae.model.encode import encode, summarise
 from atomvae.model.files import describe, load_model, save_model
 from atomvae.model.model import Model
 from atomvae.model.posterior import Posterior
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 ROWS = 512  # patches at a time
 Known = Mapping[str, ArrayLike]

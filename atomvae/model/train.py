@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 import torch
 from numpy.typing import ArrayLike, NDArray
-from pydantic import Field
 from torch import Tensor
 
 from atomvae.errors import InputError
 from atomvae.model.batches import Batches, read_targets
 from atomvae.model.checkpoint import Progress, load_tensors, restore, save_tensors, snapshot
+from atomvae.model.config import TrainConfig, check_weights
 from atomvae.model.data import choose_device, read_images, split_rows
 from atomvae.model.guess import first_guess
 from atomvae.model.likelihood import GaussianNoise
@@ -31,11 +31,9 @@ from atomvae.model.processes import (
     share_means,
 )
 from atomvae.model.seeding import seeded
-from atomvae.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STEPS = 600  # of a default run: enough for content and pose of a few thousand patches
 CHECK = 100  # steps between looks at whether the loss is finite
 SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
@@ -46,59 +44,6 @@ OPENED = 0.3  # the same, when angles, classes or conditions are known or guesse
 SURPRISE = 0.1  # weight of the surprise per pixel: heard beside the nll, which is a sum over pixels
 FEW_RATE = 4.0  # learning rate over that of the networks for the few numbers all patches agree on
 Report = Callable[[dict[str, float]], None]
-
-
-class TrainConfig(Settings):
-    """Settings of `train`; None is taken from the number and size of the patches.
-
-    Examples
-    --------
-    >>> TrainConfig(seed=3).resolve(5000, (1, 32, 32)).epochs
-    9
-    """
-
-    epochs: int | None = Field(default=None, ge=1)
-    """Passes over the patches."""
-    batch_size: int | None = Field(default=None, ge=1)
-    """Patches per step."""
-    learning_rate: float | None = Field(default=None, gt=0)
-    """Peak of the one-cycle schedule."""
-    pixels: int | None = Field(default=None, ge=1)
-    """Pixels decoded per patch and step, shared by the turned copies and classes."""
-    keep_branches: int | None = Field(default=None, ge=1)
-    """Turned copies times classes that are still decoded once the pose is found."""
-    held_out: float = Field(default=0.1, ge=0, lt=1)
-    """Share of the patches, in blocks of frames, on which the model is judged."""
-    first_guess: bool = True
-    """Start an untrained model from angles and classes found by comparing patches."""
-    weights: tuple[TermWeight, ...] = ()
-    """Terms that don't enter the objective with weight one (beta, capacity)."""
-    seed: int = Field(default=0, ge=0)
-    """Seed of the split, the order of the patches and all draws."""
-    device: str = "auto"
-    """auto, cpu or cuda."""
-    memory_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Patches that need more are read from disk; None is a quarter of the free memory."""
-    processes: int = Field(default=1, ge=1)
-    """Processes that share the work, on as many GPUs or CPU cores; a script that asks for more than
-    one must begin its work under ``if __name__ == "__main__":``."""
-    parts: int = Field(default=1, ge=1)
-    """Parts in which a batch is done one after another, to save memory; at least the processes."""
-
-    def resolve(self, n: int, shape: tuple[int, ...]) -> "TrainConfig":
-        """Fill in what is None, for n patches of a shape (..., height, width)."""
-        batch = self.batch_size or min(64, max(8, n // 8))
-        steps = math.ceil(n * (1 - self.held_out) / batch)
-        side = math.sqrt(shape[-2] * shape[-1])
-        return self.model_copy(
-            update={
-                "batch_size": batch,
-                "epochs": self.epochs or max(5, math.ceil(STEPS / max(steps, 1))),
-                "learning_rate": self.learning_rate or 3e-3,
-                "pixels": self.pixels or max(32, round(2.7 * side)),
-                "keep_branches": self.keep_branches or 2,
-            }
-        )
 
 
 class _Run:
@@ -336,14 +281,6 @@ def _train(
     model.trained.fill_(True)
     model.eval()
     return pd.DataFrame(state.history)
-
-
-def check_weights(model: Model, config: TrainConfig) -> None:
-    """Raise InputError if the weights name a term that the model doesn't have."""
-    terms = ["nll", "surprise", *(f.name for f in model.latent if not f.is_given)]
-    unknown = {w.term for w in config.weights} - {*terms}
-    if unknown:
-        raise InputError(f"weights name {sorted(unknown)}, the model has the terms {terms}")
 
 
 def _resume(run: _Run, path: Path | None) -> tuple[Progress, dict[str, Tensor]]:

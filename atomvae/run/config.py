@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from atomvae.atoms.config import DetectConfig
 from atomvae.atoms.link import LinkConfig
 from atomvae.errors import InputError
-from atomvae.model.train import TrainConfig
+from atomvae.model.config import TrainConfig
 from atomvae.movie.drift import DriftConfig
 from atomvae.run.compute import ComputeConfig
 from atomvae.run.yaml_text import read_yaml, set_value, validate

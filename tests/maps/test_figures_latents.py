@@ -190,7 +190,8 @@ def test_losses_are_the_columns_of_the_history():
 def history_of(maker, first_guess, **known):
     """A real history of a short training."""
     from atomvae.datasets.cards import cards
-    from atomvae.model.train import TrainConfig, train
+    from atomvae.model.config import TrainConfig
+    from atomvae.model.train import train
 
     sample = cards(120, 1, 60, size=12)
     config = TrainConfig(epochs=8, batch_size=30, pixels=20, first_guess=first_guess)

@@ -173,8 +173,9 @@ def test_sublattices_of_graphene():
 @pytest.mark.parametrize("name", ["graphene", "square", "graphene beside a vacancy"])
 def test_symmetry_of_what_a_model_has_learnt(name):
     from atomvae.model import zoo
+    from atomvae.model.config import TrainConfig
     from atomvae.model.encode import encode
-    from atomvae.model.train import TrainConfig, train
+    from atomvae.model.train import train
 
     points, order = MOTIFS[name]
     rng = np.random.default_rng(0)

@@ -23,7 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from atomvae.datasets.cards import cards
 from atomvae.model import zoo
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.config import TrainConfig
+from atomvae.model.train import train
 from tests.model.bench_train import machine
 
 IMAGES, EPOCHS = 1280, 4

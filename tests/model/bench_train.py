@@ -33,9 +33,10 @@ from atomvae.datasets.cards import cards
 from atomvae.datasets.simulate import simulate
 from atomvae.latent import Angle, Categorical, Gaussian, Shift
 from atomvae.model import zoo
+from atomvae.model.config import TrainConfig
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.seeding import seeded
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 from atomvae.patches.cut import cut_patches
 from tests.model.peer import PEER, ROOT, peer_angles
 

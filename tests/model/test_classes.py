@@ -10,9 +10,10 @@ from atomvae.datasets.digits import digits, mnist
 from atomvae.model import zoo
 from atomvae.model.alignment import harmonics, nearest
 from atomvae.model.cluster import divide, nearest_deformed
+from atomvae.model.config import TrainConfig
 from atomvae.model.encode import encode
 from atomvae.model.guess import build_graph, guess_classes
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 
 def matched_accuracy(found, true):

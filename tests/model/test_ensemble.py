@@ -16,6 +16,7 @@ from atomvae.errors import InputError
 from atomvae.latent import Condition
 from atomvae.model import ensemble, zoo
 from atomvae.model.bootstrap import BLOCKS, resample
+from atomvae.model.config import TrainConfig
 from atomvae.model.encode import encode
 from atomvae.model.ensemble import (
     class_agreement,
@@ -27,7 +28,7 @@ from atomvae.model.ensemble import (
     entropy,
     train_ensemble,
 )
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 from tests.model.family_table import blends
 
 SIZE = 24

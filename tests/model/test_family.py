@@ -11,9 +11,10 @@ from sklearn.svm import SVC
 from atomvae.datasets.cards import cards, draw_card
 from atomvae.latent import Condition
 from atomvae.model import zoo
+from atomvae.model.config import TrainConfig
 from atomvae.model.decode import decode
 from atomvae.model.encode import encode
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 from tests.model import scores
 
 SIZE = 32

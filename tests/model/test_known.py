@@ -10,11 +10,12 @@ from atomvae.errors import InputError
 from atomvae.latent import Angle, Categorical, Code, Condition, Gaussian, Shift
 from atomvae.model import zoo
 from atomvae.model.batches import Batches
+from atomvae.model.config import TrainConfig
 from atomvae.model.data import read_images
 from atomvae.model.encode import encode
 from atomvae.model.guess import first_guess
 from atomvae.model.known import read_known
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 PAIRS = [(name, f.name) for name in COMPOSITIONS for f in inferred(make(name))]
 LATENT = [Shift(), Angle(), Gaussian(2), Categorical(3), Gaussian(1, "number", sigma=0.5)]

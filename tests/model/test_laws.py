@@ -26,9 +26,10 @@ from torch.distributions import Bernoulli, Normal, Poisson
 from atomvae.errors import InputError
 from atomvae.latent import Angle, Categorical, Code, Scale, Shift
 from atomvae.model import likelihood, zoo
+from atomvae.model.config import TrainConfig
 from atomvae.model.encode import encode
 from atomvae.model.model import Model
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 
 @pytest.fixture(autouse=True)

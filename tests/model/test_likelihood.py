@@ -10,9 +10,10 @@ from torch import distributions
 
 from atomvae.errors import InputError
 from atomvae.model import zoo
+from atomvae.model.config import TrainConfig
 from atomvae.model.encode import encode
 from atomvae.model.likelihood import Bernoulli, GaussianNoise, Poisson
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 OUTPUT = torch.linspace(-6, 6, 60, dtype=torch.float64).view(2, 10, 3)  # (..., channels)
 

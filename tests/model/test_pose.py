@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from atomvae.model import zoo
+from atomvae.model.config import TrainConfig
 from atomvae.model.decode import decode
 from atomvae.model.encode import encode
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 
 def graphene(n, seed, size=24, bond=5.0, width=1.4, noise=0.25, jitter=0.3):

@@ -7,8 +7,10 @@ import torch
 from atomvae.datasets.cards import cards
 from atomvae.errors import InputError
 from atomvae.model import zoo
+from atomvae.model.config import TrainConfig
+from atomvae.model.objective import TermWeight
 from atomvae.model.processes import share_means
-from atomvae.model.train import TermWeight, TrainConfig, train
+from atomvae.model.train import train
 
 SHOWN = cards(120, 20, 101, size=16, noise=0.1, seed=0)
 WEIGHTS = (TermWeight(term="z", weight=10.0, capacity_nats=2.0),)

@@ -12,13 +12,14 @@ from torch import nn
 from atomvae.errors import InputError
 from atomvae.latent import Angle, Categorical, Shift
 from atomvae.model import zoo
+from atomvae.model.config import TrainConfig
 from atomvae.model.encode import encode
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.model import Model
 from atomvae.model.networks import Encoder
 from atomvae.model.refine import refine
 from atomvae.model.seeding import seeded
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 CPU = torch.device("cpu")
 NOISE = 0.2  # of the motifs

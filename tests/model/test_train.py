@@ -18,10 +18,11 @@ import torch
 from atomvae.errors import InputError
 from atomvae.model import zoo
 from atomvae.model.checkpoint import load_tensors
+from atomvae.model.config import TrainConfig
 from atomvae.model.data import read_images
 from atomvae.model.encode import encode
 from atomvae.model.objective import TermWeight
-from atomvae.model.train import TrainConfig, split_rows, train
+from atomvae.model.train import split_rows, train
 
 ZOO = {
     "vae": zoo.vae, "rvae": zoo.rvae, "skip_rvae": zoo.skip_rvae, "jvae": zoo.jvae,

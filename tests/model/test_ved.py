@@ -16,11 +16,12 @@ from atomvae.datasets.simulate import simulate
 from atomvae.errors import InputError
 from atomvae.latent import Categorical, Code, Condition
 from atomvae.model import zoo
+from atomvae.model.config import TrainConfig
 from atomvae.model.decoders import ImageDecoder
 from atomvae.model.likelihood import Bernoulli, GaussianNoise, Poisson
 from atomvae.model.networks import Encoder
 from atomvae.model.predict import mixture_quantile, predict, residual_whiteness
-from atomvae.model.train import TrainConfig, train
+from atomvae.model.train import train
 
 
 def r2(found, truth):
