@@ -14,8 +14,11 @@ from torch import Tensor
 from atomvae.errors import InputError
 from atomvae.patches.store import CHUNK_ROWS
 
-BLOCK_VALUES = 2**21  # numbers in a block: bounds what is copied to float64 at a time
+BLOCK_VALUES = 2**20  # numbers in a block: bounds what is copied to float64 at a time
 SHARE = 0.25  # of the free memory, which patches may fill
+
+
+Part = tuple[NDArray[Any], NDArray[np.bool_] | None]  # pixels (n, c, h, w) and mask (n, h, w)
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,16 @@ class Images:
         """Whether single rows cost nothing to reach."""
         return isinstance(self.pixels, np.ndarray)
 
-    def rows(self, index: NDArray[np.int64]) -> tuple[NDArray[Any], NDArray[np.bool_] | None]:
-        """Read the pixels and the mask of some rows, in any order."""
-        return gather(self.pixels, index), None if self.mask is None else gather(self.mask, index)
+    def rows(self, index: NDArray[np.int64], room: Part | None = None) -> Part:
+        """Read the pixels and the mask of some rows, in any order; into `room` if it is given."""
+        pixels, mask = room or (None, None)
+        pixels = gather(self.pixels, index, pixels)
+        return pixels, None if self.mask is None else gather(self.mask, index, mask)
+
+    def room(self, n: int) -> Part:
+        """Make room for n rows."""
+        mask = None if self.mask is None else np.empty((n, *self.shape[1:]), bool)
+        return np.empty((n, *self.shape), self.pixels.dtype), mask
 
     def blocks(self) -> Iterator[tuple[slice, NDArray[Any], NDArray[np.bool_] | None]]:
         """Read all patches, a few at a time: rows, pixels and mask."""
@@ -76,37 +86,44 @@ class Images:
 
 
 def block_rows(shape: tuple[int, ...]) -> int:
-    """Number of patches of a shape in a block, whole chunks of a PatchStore.
+    """Number of patches of a shape in a block: 1, 2, 4, ... chunks of a PatchStore.
 
     Examples
     --------
     >>> block_rows((1, 48, 48)), block_rows((4, 256, 256))
-    (896, 64)
+    (256, 64)
     """
-    return max(1, BLOCK_VALUES // int(np.prod(shape)) // CHUNK_ROWS) * CHUNK_ROWS
+    chunks = BLOCK_VALUES // int(np.prod(shape)) // CHUNK_ROWS
+    return CHUNK_ROWS << (max(1, chunks).bit_length() - 1)
 
 
-def gather(array: Any, rows: NDArray[np.int64]) -> NDArray[Any]:
+def gather(array: Any, rows: NDArray[np.int64], room: NDArray[Any] | None = None) -> NDArray[Any]:
     """Read rows, in any order, of an array that may lie on disk.
 
-    On disk whole chunks are read, those that follow each other at once.
+    On disk whole chunks are read, those that follow each other at once. The rows are put into
+    `room` if it is given, which is at least as long.
 
     Examples
     --------
     >>> gather(np.arange(10), np.array([7, 2, 7])).tolist()
     [7, 2, 7]
     """
-    if isinstance(array, np.ndarray):
+    if room is None and isinstance(array, np.ndarray):
         return array[rows]
-    out = np.empty((len(rows), *array.shape[1:]), array.dtype)
+    out = np.empty((len(rows), *array.shape[1:]), array.dtype) if room is None else room
+    out = out[: len(rows)]
     order = np.argsort(rows, kind="stable")
     wanted = rows[order]
     apart = np.diff(wanted // CHUNK_ROWS) > 1
     apart |= np.diff(wanted // block_rows(array.shape[1:])) > 0  # bounds what is read at a time
     for part in np.split(np.arange(len(rows)), np.flatnonzero(apart) + 1):
         if len(part):
-            first, last = wanted[part[0]], wanted[part[-1]]
-            out[order[part]] = np.asarray(array[int(first) : int(last) + 1])[wanted[part] - first]
+            start = int(wanted[part[0]]) // CHUNK_ROWS * CHUNK_ROWS  # parts of chunks are slower
+            stop = -(-int(wanted[part[-1]] + 1) // CHUNK_ROWS) * CHUNK_ROWS
+            block, place = np.asarray(array[start:stop]), out[part[0] : part[-1] + 1]
+            np.take(block, wanted[part] - start, axis=0, out=place, mode="clip")  # no copy between
+    if (np.diff(rows) < 0).any():
+        out[order] = out.copy()
     return out
 
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from atomvae.model.data import Images
+from atomvae.model.data import Images, Part
 from atomvae.patches.store import CHUNK_ROWS
 
 BLOCK = 4 * CHUNK_ROWS  # successive patches that stay together until they are in memory
@@ -144,7 +144,7 @@ class Set:
     """Some rows that are in memory: sorted, and pixels and mask of each of several Images."""
 
     rows: NDArray[np.int64]
-    data: list[tuple[NDArray[Any], NDArray[np.bool_] | None]]
+    data: list[Part]
 
 
 class Stream:
@@ -166,13 +166,17 @@ class Stream:
         self.kept = self._read(np.arange(0))
         self.sets: Sequence[NDArray[np.int64]] = []
         self.loaded: dict[int, Future[Set]] = {}
+        self.room: dict[int, list[Part]] = {}  # that the sets in memory take up
+        self.free: list[list[Part]] = []  # used again and again: else the memory is riddled
         self.reader = ThreadPoolExecutor(1, "patches")
 
     def follow(self, sets: Sequence[NDArray[np.int64]]) -> None:
         """Say in which order rows will be asked for, a set after the other."""
-        for future in self.loaded.values():
-            future.cancel()
-        self.sets, self.loaded = sets, {}
+        for i in [*self.loaded]:
+            self._drop(i)
+        if max(map(len, sets)) > max(map(len, self.sets), default=0):
+            self.free = []
+        self.sets = sets
         self.number[:] = -1
         for i, rows in enumerate(sets):
             self.number[rows] = i
@@ -188,26 +192,22 @@ class Stream:
         place = np.where(self.is_kept[index], KEPT, self.number[index])
         numbers = np.unique(place).tolist()
         self._load([i for i in numbers if i >= 0])
-        parts = []
+        parts: list[list[Part]] = []
         for i in numbers:
-            here = np.flatnonzero(place == i)
+            wanted = index[place == i]
             if i >= 0:
                 found = self.loaded[i].result()
             else:  # single rows that nobody announced are read here and now
-                found = self.kept if i == KEPT else self._read(np.unique(index[here]))
-            parts.append((here, np.searchsorted(found.rows, index[here]), found))
-        out: Rows = []
-        for k, images in enumerate(self.sources):
-            pixels = np.empty((len(index), *images.shape), images.pixels.dtype)
-            mask = None if images.mask is None else np.empty((len(index), *images.shape[1:]), bool)
-            for here, at, found in parts:
-                some, counts = found.data[k]
-                pixels[here] = some[at]
-                if mask is not None and counts is not None:
-                    mask[here] = counts[at]
-            there = None if mask is None else _tensor(mask, self.device)
-            out.append((_tensor(pixels, self.device), there))
-        return out
+                found = self.kept if i == KEPT else self._read(np.unique(wanted))
+            at = np.searchsorted(found.rows, wanted)
+            parts.append([(p[at], None if m is None else m[at]) for p, m in found.data])
+        if len(parts) > 1:
+            back = np.argsort(np.argsort(place, kind="stable"))
+            parts = [[_join(some, back) for some in zip(*parts, strict=True)]]
+        return [
+            (_tensor(p, self.device), None if m is None else _tensor(m, self.device))
+            for p, m in parts[0]
+        ]
 
     def _load(self, wanted: list[int]) -> None:
         """See to it that sets are in memory or on their way, and no others but the next."""
@@ -215,14 +215,31 @@ class Stream:
             return
         ahead = wanted if len(wanted) > 1 else [*wanted, wanted[0] + 1]
         for i in [i for i in self.loaded if i not in ahead]:
-            self.loaded.pop(i).cancel()
+            self._drop(i)
         for i in ahead:
             if i < len(self.sets) and i not in self.loaded:
-                self.loaded[i] = self.reader.submit(self._read, np.sort(self.sets[i]))
+                n = max(map(len, self.sets))
+                self.room[i] = self.free.pop() if self.free else [s.room(n) for s in self.sources]
+                rows = np.sort(self.sets[i])
+                self.loaded[i] = self.reader.submit(self._read, rows, self.room[i])
 
-    def _read(self, rows: NDArray[np.int64]) -> Set:
+    def _drop(self, i: int) -> None:
+        """Give up a set; the one reader is done with its room before it fills it anew."""
+        self.loaded.pop(i).cancel()
+        self.free.append(self.room.pop(i))
+
+    def _read(self, rows: NDArray[np.int64], room: Sequence[Part | None] = ()) -> Set:
         """Read sorted rows."""
-        return Set(rows, [images.rows(rows) for images in self.sources])
+        places = room or [None] * len(self.sources)
+        data = [images.rows(rows, r) for images, r in zip(self.sources, places, strict=True)]
+        return Set(rows, data)
+
+
+def _join(parts: Sequence[Part], order: NDArray[np.int64]) -> Part:
+    """Put parts together in an order."""
+    masks = [mask for _, mask in parts if mask is not None]
+    mask = np.concatenate(masks)[order] if masks else None
+    return np.concatenate([pixels for pixels, _ in parts])[order], mask
 
 
 def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
