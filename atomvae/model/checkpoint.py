@@ -30,6 +30,7 @@ class Progress:
     rate: float = 1.0  # factor on the learning rate, lowered when a run diverges
     retreats: int = 0  # how often it diverged
     best: float = -float("inf")  # minus the held-out objective of the best weights, nats
+    best_step: int = 0  # when these were met
     sums: dict[str, float] = field(default_factory=dict)  # of the terms since the epoch began
     history: list[dict[str, float]] = field(default_factory=list)  # a row per epoch
 

@@ -22,7 +22,7 @@ class TrainConfig(Settings):
     """
 
     epochs: int | None = Field(default=None, ge=1)
-    """Passes over the patches."""
+    """Passes over the patches, at most."""
     batch_size: int | None = Field(default=None, ge=1)
     """Patches per step."""
     learning_rate: float | None = Field(default=None, gt=0)
@@ -31,6 +31,8 @@ class TrainConfig(Settings):
     """Pixels decoded per patch and step, shared by the turned copies and classes."""
     keep_branches: int | None = Field(default=None, ge=1)
     """Turned copies times classes that are still decoded once the pose is found."""
+    patience: int | None = Field(default=10, ge=1)
+    """Stop after so many epochs without a better held-out score; None never stops early."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """Share of the patches, in blocks of frames, on which the model is judged."""
     first_guess: bool = True

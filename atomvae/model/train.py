@@ -98,6 +98,12 @@ class _Run:
         until = {name: GUESSED if name == angle else SORTED for name in self.batches.guess}
         return [name for name, end in until.items() if fraction < end and len(self.guessed)]
 
+    def is_idle(self, state: Progress) -> bool:
+        """Whether held-out patches have not been met better for as long as patience lasts."""
+        if self.config.patience is None or not self.holds_out or state.best_step == 0:
+            return False
+        return state.step - state.best_step >= self.config.patience * self.steps
+
     def gate(self, fraction: float) -> float:
         """Factor on the continuous content."""
         return content_gate(fraction, self.opened)
@@ -200,8 +206,9 @@ def train(
 ) -> pd.DataFrame:
     """Train a model in place; it ends with the weights that did best on held-out patches.
 
-    Best is by the objective, weights and capacities included. With no patches held out it ends
-    with the last weights.
+    Best is by the objective, weights and capacities included. The run ends early when nothing
+    better has been met for `patience` epochs. With no patches held out it ends with the last
+    weights.
 
     A model that has been trained before goes on from its weights, with its normalisation and a
     new schedule. With a checkpoint, a run that was stopped at any moment and is called again
@@ -312,7 +319,7 @@ def _loop(
     order, shuffled = run.rows, -1
     if path is not None and not path.exists():
         _save(run, path, good, good_state, best)  # a run stopped in its first epoch starts anew
-    while state.step < run.total:
+    while state.step < run.total and not run.is_idle(state):
         epoch, k = divmod(state.step, run.steps)
         if shuffled != epoch:
             order, shuffled = run.order(epoch), epoch
@@ -340,6 +347,7 @@ def _loop(
             _close_epoch(run, state, best)
         good, good_state = snapshot(run.model, run.optimizer), state.entries()
         due = time.monotonic() - saved > SAVE_SECONDS or state.step == run.total
+        due = due or run.is_idle(state)
         if path is not None and due:
             _save(run, path, good, good_state, best)
             saved = time.monotonic()
@@ -367,7 +375,7 @@ def _close_epoch(run: _Run, state: Progress, best: dict[str, Tensor]) -> None:
     # Patches that were trained on say nothing against going on: then the last weights count.
     better = score > state.best or not best or not run.holds_out
     if run.gate(fraction) == 1.0 and better:
-        state.best = score
+        state.best, state.best_step = score, state.step
         best.update({n: t.detach().cpu().clone() for n, t in run.model.state_dict().items()})
     likelihood, noise = run.model.likelihood, math.nan
     if isinstance(likelihood, GaussianNoise):

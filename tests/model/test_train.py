@@ -355,3 +355,19 @@ def test_noise_of_each_channel_is_found():
     train(model, image, TrainConfig(epochs=16, batch_size=32))
     found = (model.likelihood.level * model.scale).detach().numpy()
     assert np.allclose(found, [0.2, 0.5], rtol=0.03)
+
+
+def test_a_run_that_learns_no_more_stops_and_stays_stopped(tmp_path):
+    """Pure noise: soon only the training patches are met better, by heart."""
+    noise = np.random.default_rng(0).normal(size=(80, 8, 8))
+    settings = {"epochs": 60, "batch_size": 24, "learning_rate": 0.01}
+    path = tmp_path / "checkpoint.safetensors"
+    history = train(zoo.vae((8, 8)), noise, TrainConfig(**settings, patience=3), checkpoint=path)
+    best = int(history["held_out"].to_numpy().argmax())
+    assert len(history) == best + 1 + 3 < 60
+    whole = train(zoo.vae((8, 8)), noise, TrainConfig(**settings, patience=None))
+    assert len(whole) == 60 and np.allclose(whole["loss"][: len(history)], history["loss"])
+    steps = []
+    again = zoo.vae((8, 8))
+    train(again, noise, TrainConfig(**settings, patience=3), checkpoint=path, progress=steps.append)
+    assert not steps
