@@ -183,9 +183,9 @@ def _units(offset: Tensor, scale: Tensor, device: torch.device) -> tuple[Tensor,
 
 def _normalise(pixels: Tensor, mask: Tensor | None, offset: Tensor, scale: Tensor) -> Tensor:
     """Bring pixels of any number type to the units of a model: float32, zero where masked."""
-    out = (pixels.double() - offset) / scale
+    out = pixels.to(torch.float64, copy=True).sub_(offset).div_(scale)
     if mask is not None:
-        out = out.where(mask[:, None], 0.0)
+        out.masked_fill_(~mask[:, None], 0.0)
     return out.float()
 
 
