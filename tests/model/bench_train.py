@@ -238,7 +238,9 @@ def run(names, only, file):
             except FileNotFoundError as error:  # the peer is not installed
                 print(f"{name}: {key}: {error}", flush=True)
                 continue
-            results[key] = figures | {"made with": made}
+            if file.exists():  # another run may have written meanwhile
+                done = json.loads(file.read_text())
+            done.setdefault(name, {})[key] = figures | {"made with": made}
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(json.dumps(done, indent=1))
             line = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if np.isscalar(v)
