@@ -287,7 +287,8 @@ def peer_row(row, runs, unguessed):
     cells = [f"{loss:.2f}", f"{seconds:.1f}"]
     for side in (runs, unguessed):
         best = cheapest(side, loss)
-        cells.append("not reached" if best is None else f"{best[0]:.1f} ({best[1]} steps)")
+        failed = "not reached" if side else "not run yet"
+        cells.append(failed if best is None else f"{best[0]:.1f} ({best[1]} steps)")
     cells.append(ratio(runs, loss, seconds))
     epochs = list(zip(row["its test loss by epoch"], row["CPU s by epoch"], strict=True))
     open_ = [at for at in epochs if cheapest(runs, at[0]) is None]
