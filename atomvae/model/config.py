@@ -31,8 +31,9 @@ class TrainConfig(Settings):
     """Pixels decoded per patch and step, shared by the turned copies and classes."""
     keep_branches: int | None = Field(default=None, ge=1)
     """Turned copies times classes that are still decoded once the pose is found."""
-    patience: int | None = Field(default=10, ge=1)
-    """Stop after so many epochs without a better held-out score; None never stops early."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many epochs without a better held-out score; None is a third of all, for it
+    is when the learning rate falls that most is gained."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
     """Share of the patches, in blocks of frames, on which the model is judged."""
     first_guess: bool = True
@@ -56,10 +57,12 @@ class TrainConfig(Settings):
         batch = self.batch_size or min(64, max(8, n // 8))
         steps = math.ceil(n * (1 - self.held_out) / batch)
         side = math.sqrt(shape[-2] * shape[-1])
+        epochs = self.epochs or max(5, math.ceil(STEPS / max(steps, 1)))
         return self.model_copy(
             update={
                 "batch_size": batch,
-                "epochs": self.epochs or max(5, math.ceil(STEPS / max(steps, 1))),
+                "epochs": epochs,
+                "patience": self.patience or max(10, math.ceil(epochs / 3)),
                 "learning_rate": self.learning_rate or 3e-3,
                 "pixels": self.pixels or max(32, round(2.7 * side)),
                 "keep_branches": self.keep_branches or 2,

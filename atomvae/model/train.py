@@ -100,9 +100,9 @@ class _Run:
 
     def is_idle(self, state: Progress) -> bool:
         """Whether held-out patches have not been met better for as long as patience lasts."""
-        if self.config.patience is None or not self.holds_out or state.best_step == 0:
-            return False
-        return state.step - state.best_step >= self.config.patience * self.steps
+        assert self.config.patience
+        idle = state.step - state.best_step >= self.config.patience * self.steps
+        return idle and self.holds_out and state.best_step > 0
 
     def gate(self, fraction: float) -> float:
         """Factor on the continuous content."""

@@ -365,7 +365,7 @@ def test_a_run_that_learns_no_more_stops_and_stays_stopped(tmp_path):
     history = train(zoo.vae((8, 8)), noise, TrainConfig(**settings, patience=3), checkpoint=path)
     best = int(history["held_out"].to_numpy().argmax())
     assert len(history) == best + 1 + 3 < 60
-    whole = train(zoo.vae((8, 8)), noise, TrainConfig(**settings, patience=None))
+    whole = train(zoo.vae((8, 8)), noise, TrainConfig(**settings, patience=60))
     assert len(whole) == 60 and np.allclose(whole["loss"][: len(history)], history["loss"])
     steps = []
     again = zoo.vae((8, 8))
