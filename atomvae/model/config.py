@@ -50,7 +50,8 @@ class TrainConfig(Settings):
     """Processes that share the work, on as many GPUs or CPU cores; a script that asks for more than
     one must begin its work under ``if __name__ == "__main__":``."""
     parts: int = Field(default=1, ge=1)
-    """Parts in which a batch is done one after another, to save memory; at least the processes."""
+    """Parts of a batch that draw apart, at least one a process: one process that does two parts
+    ends where two processes end."""
 
     def resolve(self, n: int, shape: tuple[int, ...]) -> "TrainConfig":
         """Fill in what is None, for n patches of a shape (..., height, width)."""

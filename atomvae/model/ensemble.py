@@ -135,7 +135,7 @@ def _identity(
         sample.update(value.cpu().numpy().tobytes())
     return {
         "model": describe(model),
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"device", "processes"}),
         "warm_up": warm_up,
         "patches": [len(images), *images.shape],
         "sample": sample.hexdigest(),

@@ -87,7 +87,7 @@ class _Run:
         rest = [p for part in parts if part is not None for p in part.parameters()]
         self.trainable = [p for p in model.parameters() if p.requires_grad]
         self.rank, self.number = rank_and_number()
-        self.parts = max(config.parts or 1, self.number)
+        self.parts = max(config.parts, self.number)
         self.optimizer = torch.optim.Adam(
             [{"params": rest, "rate": 1.0}, {"params": few, "rate": FEW_RATE}], lr=self.peak
         )

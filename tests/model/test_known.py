@@ -192,3 +192,28 @@ def test_what_cannot_be_known_is_refused_in_one_line(case):
             act(model, patches, known=known)
         assert "\n" not in str(error.value)
     assert not model.trained
+
+
+def test_the_prior_of_a_condition_moves_the_zero_of_the_content_and_no_picture():
+    """The same pictures, and the KL to N(middle, spread) of the content as it is decoded."""
+    model, image = (
+        zoo.crvae((8, 8), given=Condition(3, "suit", discrete=True)),
+        torch.rand(6, 1, 8, 8),
+    )
+    known = {"suit": torch.eye(3).repeat(2, 1)}
+
+    def terms():
+        torch.manual_seed(0)
+        return model.bound(image, known=known)
+
+    with torch.no_grad():
+        before = terms()
+        raw = model.infer(image, known=known)
+        model.priors["z"].weight.normal_()
+        after = terms()
+        middle, log_spread = model.prior_of(model.content[0], known)
+        prior = torch.distributions.Normal(middle[:, None], log_spread.exp()[:, None])
+        kl = torch.distributions.kl_divergence(raw.q["z"].base_dist, prior).sum(-1)
+    assert torch.allclose(before["nll"], after["nll"], rtol=1e-4)
+    assert torch.allclose(after["z"], raw.branches.average(kl), rtol=1e-4)
+    assert not torch.allclose(before["z"], after["z"], rtol=0.1)
