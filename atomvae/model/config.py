@@ -1,6 +1,7 @@
 """Settings of a training, and how those that are not given follow from the patches."""
 
 import math
+from typing import Literal
 
 from pydantic import Field
 
@@ -10,6 +11,11 @@ from atomvae.model.objective import TermWeight
 from atomvae.settings import Settings
 
 STEPS = 600  # of a default run: enough for content and pose of a few thousand patches
+BATCH = 64  # patches per step of such a run
+# Small batches reach a loss with the fewest patches, until their noise is all that is left; so a
+# batch grows with the square root of the patches that a run sees, which is BATCH after STEPS.
+BATCHES = (8, 512)
+PEAK = 3e-3  # learning rate of a run of STEPS; a shorter one must hurry, up to twice as fast
 
 
 class TrainConfig(Settings):
@@ -49,22 +55,32 @@ class TrainConfig(Settings):
     processes: int = Field(default=1, ge=1)
     """Processes that share the work, on as many GPUs or CPU cores; a script that asks for more than
     one must begin its work under ``if __name__ == "__main__":``."""
+    matmul_precision: Literal["highest", "high", "medium"] = "medium"
+    """Of products of float32 matrices while training, as torch names it: medium is bfloat16 with
+    float32 sums where the processor has it; gradients are noisier than that anyway."""
     parts: int = Field(default=1, ge=1)
     """Parts of a batch that draw apart, at least one a process: one process that does two parts
     ends where two processes end."""
 
     def resolve(self, n: int, shape: tuple[int, ...]) -> "TrainConfig":
         """Fill in what is None, for n patches of a shape (..., height, width)."""
-        batch = self.batch_size or min(64, max(8, n // 8))
-        steps = math.ceil(n * (1 - self.held_out) / batch)
+        fitted = n * (1 - self.held_out)
+        most = max(BATCHES[0], n // 8)
+        batch = self.batch_size or min(BATCH, most)
+        epochs = self.epochs or max(5, math.ceil(STEPS / max(math.ceil(fitted / batch), 1)))
+        if not self.batch_size:
+            share = math.sqrt(epochs * fitted / (STEPS * BATCH))
+            near = 2 ** round(math.log2(max(share * BATCH, 1)))
+            batch = min(most, max(BATCHES[0], min(BATCHES[1], near)))
+        steps = epochs * math.ceil(fitted / batch)
+        hurry = min(2.0, max(1.0, (STEPS / max(steps, 1)) ** (1 / 3)))
         side = math.sqrt(shape[-2] * shape[-1])
-        epochs = self.epochs or max(5, math.ceil(STEPS / max(steps, 1)))
         return self.model_copy(
             update={
                 "batch_size": batch,
                 "epochs": epochs,
                 "patience": self.patience or max(10, math.ceil(epochs / 3)),
-                "learning_rate": self.learning_rate or 3e-3,
+                "learning_rate": self.learning_rate or PEAK * hurry,
                 "pixels": self.pixels or max(32, round(2.7 * side)),
                 "keep_branches": self.keep_branches or 2,
             }

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from atomvae.model.networks import Shape, mlp, sample_image
 
+IN_CACHE = 8192  # points decoded at once without gradients: more leave the processor's cache
+
 
 class CoordinateDecoder(nn.Module):
     """Intensity as a function of content and position, evaluated only where it is asked.
@@ -79,6 +81,14 @@ class CoordinateDecoder(nn.Module):
 
     def forward(self, content: Tensor, coords: Tensor) -> Tensor:
         """(N, content), (N, P, 2) -> (N, P, channels)."""
+        if torch.is_grad_enabled() or coords.device.type != "cpu":
+            return self._draw(content, coords)
+        n = max(1, IN_CACHE // max(1, coords.shape[1]))
+        parts = (slice(i, i + n) for i in range(0, max(1, len(coords)), n))
+        return torch.cat([self._draw(content[part], coords[part]) for part in parts])
+
+    def _draw(self, content: Tensor, coords: Tensor) -> Tensor:
+        """Do the same for points that are few enough."""
         phase = coords @ self.wave
         features = torch.cat([coords, phase.sin(), phase.cos()], -1)
         h0 = self.position(features)  # (N, P, width)

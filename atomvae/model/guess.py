@@ -25,7 +25,7 @@ from atomvae.model.cluster import divide, nearest_deformed
 from atomvae.model.model import Model
 
 ROWS = 1500  # patches that are compared at all turns, each with each
-MORE_ROWS = 6000  # compared as they lie, which costs less
+MORE = 4  # times as many are compared as they lie, which costs less
 NEIGHBOURS = 15
 FEWER = 10  # neighbours of patches as they lie: of more, some are of another class
 FOLDS = (1, 2, 3, 4, 6)  # symmetries that a motif may have
@@ -196,7 +196,7 @@ def spread_labels(graph: Graph, known: NDArray[np.int64], classes: int) -> NDArr
     return label
 
 
-def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
+def first_guess(model: Model, batches: Batches, seed: int, most: int = ROWS) -> dict[str, Tensor]:
     """Guess the angles and classes of some patches.
 
     Parameters
@@ -207,6 +207,8 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
         Normalised patches and what is known of them.
     seed
         Of the choice of patches and of the clustering.
+    most
+        Patches that are compared at all turns; the time grows with the square.
 
     Returns
     -------
@@ -221,7 +223,7 @@ def first_guess(model: Model, batches: Batches, seed: int) -> dict[str, Tensor]:
     if len(whole) < 4 * NEIGHBOURS:
         return {}
     rng = np.random.default_rng([seed, 6])
-    most = MORE_ROWS if model.angle is None else ROWS
+    most = MORE * most if model.angle is None else most
     rows = np.sort(rng.permutation(whole)[:most])
     told = {f.name for f in (model.angle, kind) if f is not None} & set(batches.known)
     for name in sorted(told):

@@ -17,12 +17,13 @@ from torch import Tensor
 from atomvae.errors import InputError
 from atomvae.model.batches import Batches, read_targets
 from atomvae.model.checkpoint import Progress, load_tensors, restore, save_tensors, snapshot
-from atomvae.model.config import TrainConfig, check_weights
+from atomvae.model.config import BATCH, STEPS, TrainConfig, check_weights
 from atomvae.model.data import choose_device, read_images, split_rows
-from atomvae.model.guess import first_guess
+from atomvae.model.guess import ROWS, first_guess
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.model import Model
 from atomvae.model.objective import TermWeight, content_gate, objective, one_cycle
+from atomvae.model.precision import products
 from atomvae.model.processes import (
     add_gradients,
     device_of,
@@ -58,7 +59,7 @@ class _Run:
         self.device = batches.device
         fresh = not bool(model.trained)
         if fresh and config.first_guess:
-            guess = first_guess(model, batches, config.seed)
+            guess = first_guess(model, batches, config.seed, self.compared())
             batches.guess = {name: value.to(self.device) for name, value in guess.items()}
         self.searches = fresh and model.angle is not None and not batches.guess
         self.opened = 0.0
@@ -91,6 +92,11 @@ class _Run:
         self.optimizer = torch.optim.Adam(
             [{"params": rest, "rate": 1.0}, {"params": few, "rate": FEW_RATE}], lr=self.peak
         )
+
+    def compared(self) -> int:
+        """Patches that the first guess compares: its time is a share of that of the run."""
+        seen = self.epochs * len(self.batches.images)
+        return round(min(ROWS, max(ROWS / 4, ROWS * math.sqrt(seen / (STEPS * BATCH)))))
 
     def held(self, fraction: float) -> list[str]:
         """Factors whose guess is taken for known."""
@@ -260,7 +266,10 @@ def train(
     config = config or TrainConfig()
     check_weights(model, config)
     others = partial(train, targets=targets, known=known, checkpoint=checkpoint)
-    with processes(config.processes, others, (model, patches, config)):
+    with (
+        processes(config.processes, others, (model, patches, config)),
+        products(config.matmul_precision),
+    ):
         return _train(model, patches, config, targets, known, checkpoint, progress)
 
 
