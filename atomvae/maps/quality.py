@@ -106,7 +106,7 @@ def draw_counts(table: pd.DataFrame, *, n_frames: int | None = None) -> Figure:
     """
     need(table, "frame")
     counts = count_atoms(table, n_frames)
-    figure, (axis,) = panels(1, 0.62, width=4.0)
+    figure, (axis,) = panels(1, 0.66, width=3.5)
     edges = np.arange(len(counts) + 1) - 0.5
     axis.stairs(counts[:, 0], edges, fill=True, color=BLUE, label="found in the pixels")
     if counts[:, 1].any():
@@ -141,7 +141,7 @@ def draw_errors(table: pd.DataFrame, *, pixel_size: tuple[float, float] | None =
     need(table, "y_sd", "x_sd")
     scale, unit = _unit(pixel_size)
     values = table[["y_sd", "x_sd"]].to_numpy(np.float64) * scale
-    figure, (axis,) = panels(1, 0.62, width=4.0)
+    figure, (axis,) = panels(1, 0.66, width=3.5)
     high = robust_limits(values, 0.5)[1]
     for k, (name, colour) in enumerate((("y", BLUE), ("x", ORANGE))):
         axis.hist(
@@ -180,7 +180,7 @@ def draw_spacings(table: pd.DataFrame, *, pixel_size: tuple[float, float] | None
     need(table, "frame", "y", "x")
     scale, unit = _unit(pixel_size)
     distance = nearest_distances(table, scale)
-    figure, (axis,) = panels(1, 0.62, width=4.0)
+    figure, (axis,) = panels(1, 0.66, width=3.5)
     middle = float(np.median(distance)) if len(distance) else 1.0
     axis.hist(distance, bins=80, range=(0, 2 * middle), color=BLUE)
     if len(distance):
@@ -208,7 +208,7 @@ def draw_drift(drift: pd.DataFrame, *, pixel_size: tuple[float, float] | None = 
     """
     need(drift, "frame", "dy", "dx")
     unit = "px" if pixel_size is None else "nm"
-    figure, (axis,) = panels(1, 0.62, width=4.0)
+    figure, (axis,) = panels(1, 0.66, width=3.5)
     frame = drift["frame"].to_numpy()
     doubtful = drift["ambiguous"].to_numpy(bool) if "ambiguous" in drift else np.zeros(len(drift))
     doubtful = doubtful.astype(bool)

@@ -31,7 +31,7 @@ def draw_distributions(table: pd.DataFrame, columns: Sequence[str], *, bins: int
     ['z_0', 'z_1']
     """
     need(table, *columns)
-    figure, axes = panels(len(columns), 0.62, width=4.0 if len(columns) == 1 else 3.2, across=3)
+    figure, axes = panels(len(columns), 0.66, across=3)
     for axis, name in zip(axes, columns, strict=True):
         values = numbers(table, name, table)
         axis.hist(
@@ -72,7 +72,7 @@ def draw_fractions(table: pd.DataFrame, column: str = "class") -> Figure:
     total = count.sum(axis=1).to_numpy(np.float64)
     norm, colours, _ = scale(table, column)
     shades = ScalarMappable(norm, colours).to_rgba(np.arange(len(count.columns)))
-    figure, (axis,) = panels(1, 0.62, width=5.0)
+    figure, (axis,) = panels(1, 0.66, width=4.5)
     for k, (kind, shade) in enumerate(zip(count.columns, shades, strict=True)):
         own = count[kind].to_numpy(np.float64)
         with np.errstate(invalid="ignore"):

@@ -143,6 +143,49 @@ def read_image(path: Path) -> Movie:
     )
 
 
+def blank_movie(path: Path) -> Movie:
+    """Stand-in for a movie whose frames are gone: of its size, calibration and name, all zero.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the group; its description is enough.
+
+    Returns
+    -------
+    Movie
+
+    Raises
+    ------
+    InputError
+        When the description is missing, too.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "movie"
+    >>> write_image(folder, Movie.from_array(np.ones((2, 8, 9)), pixel_size=0.01), copy=False)
+    >>> blank_movie(folder).shape, blank_movie(folder).pixel_size
+    ((2, 8, 9), (0.01, 0.01))
+    """
+    import dask.array as da
+
+    about = open_group(path).attrs.get("atomvae")
+    if not isinstance(about, dict) or "shape" not in about or "name" not in about:
+        raise InputError(
+            f"{path} lacks the description of its movie (attributes 'atomvae'); "
+            "run the import again or restore the folder from a copy"
+        )
+    n, height, width = about["shape"]
+    size, frame_time = about.get("pixel_size_nm"), about.get("frame_time_s")
+    return Movie(
+        frames=da.zeros((n, height, width), dtype=np.uint8, chunks=(1, height, width)),
+        pixel_size=None if size is None else (float(size[0]), float(size[1])),
+        frame_time=None if frame_time is None else float(frame_time),
+        name=str(about["name"]),
+    )
+
+
 def _from_source(path: Path, about: dict[str, Any]) -> Movie:
     """Read the movie from where it came, also when both were moved together."""
     from dataclasses import replace
