@@ -135,7 +135,10 @@ def numbers(table: pd.DataFrame, column: str, rows: pd.DataFrame) -> NDArray[np.
 def colour_bar(figure: Figure, axes: Axes | list[Axes], table: pd.DataFrame, column: str) -> None:
     """Explain the colours of a column beside axes, opaque whatever the points are."""
     norm, colours, names = scale(table, column)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, label=label(column))
+    n = len(axes) if isinstance(axes, list) else 1  # as wide and as near as beside one panel
+    bar = figure.colorbar(
+        ScalarMappable(norm, colours), ax=axes, label=label(column), fraction=0.15 / n, pad=0.03 / n
+    )
     if names:
         bar.set_ticks(range(len(names)), labels=names)
         bar.ax.minorticks_off()

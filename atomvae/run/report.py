@@ -57,8 +57,7 @@ def report(
     if file.is_dir():
         raise InputError(f"{file} is a folder; name an HTML file, e.g. {file / 'report.html'}")
     findings = Findings(folder)
-    sections = [Section(title, _blocks(parts, findings)) for title, parts in PARTS]
-    html, drawn = write_page(folder.name, findings.lead, findings.facts, sections)
+    html, drawn = write_page(folder.name, findings.lead, findings.facts, find_sections(findings))
     try:
         write_text(file, html)
         for name, png in drawn.items() if beside is not None else ():
@@ -92,8 +91,24 @@ def report_figures(run: str | os.PathLike[str] | RunFolder) -> dict[str, Figure]
     {}
     """
     findings = Findings(run if isinstance(run, RunFolder) else RunFolder(run))
-    blocks = [block for _, parts in PARTS for block in _blocks(parts, findings)]
+    blocks = [block for section in find_sections(findings) for block in section.blocks]
     return {block.name: block.figure for block in blocks if isinstance(block, Picture)}
+
+
+def find_sections(findings: Findings) -> list[Section]:
+    """Put together what a report shows, before anything is drawn.
+
+    Parameters
+    ----------
+    findings : Findings
+        Of a run.
+
+    Returns
+    -------
+    list of Section
+        In their order; a part that lacks something is a sentence that says so.
+    """
+    return [Section(title, _blocks(parts, findings)) for title, parts in PARTS]
 
 
 def _blocks(parts: tuple[Part, ...], findings: Findings) -> tuple[Block, ...]:

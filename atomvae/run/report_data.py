@@ -85,6 +85,12 @@ class Findings:
         table = self.folder.table()
         if table.empty:
             raise InputError("no atoms were found")
+        if (self.folder.tables / "labels.parquet").exists():  # classes that a person gave
+            given = self.folder.read_parquet("labels").set_index("atom_id")["label"]
+            table["label"] = table["atom_id"].map(given).fillna("none given").astype(str)
+        for name in table.select_dtypes(exclude="number"):
+            # Figures take what stands between dollars for a formula.
+            table[name] = table[name].astype(str).str.replace("$", r"\$")
         return table
 
     @cached_property
@@ -117,11 +123,13 @@ class Findings:
     @property
     def kinds(self) -> list[str]:
         """Columns that sort atoms into a few kinds."""
+        columns = [str(name) for name in self.table]
+        numbered = [name.removesuffix("_name") for name in columns if name.endswith("_name")]
         return [
-            str(name)
-            for name in self.table
-            if name not in NO_KINDS
-            and is_kind(self.table, str(name))
+            name
+            for name in columns
+            if name not in (*NO_KINDS, *numbered)
+            and is_kind(self.table, name)
             and 1 < self.table[name].nunique() <= MOST_KINDS
         ]
 
@@ -168,8 +176,10 @@ class Findings:
         done = [marker for marker in self.markers.values() if marker]
         if not done:
             return "Nothing is done yet."
-        took = seconds(sum(float(marker.get("seconds", 0)) for marker in done))
-        version = (done[-1].get("versions") or {}).get("atomvae", "of unknown version")
+        times = [marker.get("seconds") for marker in done]
+        took = seconds(sum(t for t in times if isinstance(t, int | float)))
+        versions = done[-1].get("versions")
+        version = versions.get("atomvae", "") if isinstance(versions, dict) else ""
         day = str(done[-1].get("started", ""))[:10]
         return f"Made with atomvae {version}, {day}; computed in {took}."
 
@@ -193,8 +203,8 @@ class Findings:
         doubtful = self.figures("drift").get("ambiguous", 0)
         if doubtful:
             found.append(
-                f"The drift of {doubtful} frames is ambiguous: it may be off by a lattice vector, "
-                "and tracks across them by a site."
+                f"Drift is ambiguous in {doubtful} of {self.n_frames} frames: it may be off by a "
+                "lattice vector there, and tracks by a site."
             )
         for stage in STAGES:
             marker = self.markers[stage.name]

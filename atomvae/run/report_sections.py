@@ -136,7 +136,7 @@ def cloud_part(run: Findings) -> Iterator[Block]:
     said = f"{MOST_POINTS} atoms drawn at random" if many else "Every atom of every frame"
     if len(names) > 1:
         color = next(iter(run.kinds), "amplitude" if "amplitude" in table else "frame")
-        why = {"amplitude": " (the height of the atom itself, which the model was not told)"}
+        why = {"amplitude": " (the height of the atom in the fit)"}
         yield Picture(
             "latents", draw.draw_latents(some, x=names[1], y=names[0], color=color),
             f"Cloud of the atoms over {names[1]} and {names[0]}, coloured by {color}",
@@ -181,6 +181,11 @@ def time_part(run: Findings) -> Iterator[Block]:
         "Distribution in each frame; colours go with the root of the share, so that rare kinds "
         "of surroundings are seen, too.",
     )  # fmt: skip
+    if not run.kinds:
+        yield Text(
+            "Atoms are not sorted into classes here; with a model that has classes (jrvae) their "
+            "shares in time would follow."
+        )
     for name in run.kinds:
         yield Picture(
             file_name(f"share_{name}"), draw.draw_fractions(table, name),

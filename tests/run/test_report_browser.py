@@ -9,7 +9,11 @@ import signal
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.image import imread
+
+from atomvae.run.report import report
 
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
@@ -118,3 +122,73 @@ def browser(tmp_path_factory):
     browser = Browser(program, tmp_path_factory.mktemp("browser"))
     yield browser
     browser.close()
+
+
+@pytest.fixture(scope="module")
+def files(small_run, tmp_path_factory):
+    """Reports of a finished run and of one that has just begun, with a foreign name."""
+    folder = tmp_path_factory.mktemp("reports")
+    begun = shutil.copytree(small_run, folder / "<script>alert(1)<script>.atomvae.zarr")
+    for stage in ("train", "encode", "map"):
+        (begun / f".atomvae/stages/{stage}.json").unlink()
+    return report(small_run, folder / "whole.html"), report(begun, folder / "begun.html")
+
+
+@pytest.mark.parametrize("width", [1200, 390])
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_report_opens_in_a_browser(browser, files, which, width):
+    browser.open(files[which], width)
+    sizes = browser.value(
+        "Array.from(document.images).map(i => [i.complete, i.naturalWidth, i.clientWidth])"
+    )
+    assert len(sizes) >= (15, 4)[which]
+    for complete, natural, shown in sizes:
+        assert complete and natural > 300 and shown > 250
+    assert browser.complaints() == []
+    assert all(u.startswith(("file:", "data:")) for u in browser.requests())
+    assert len([u for u in browser.requests() if u.startswith("file:")]) == 1
+    inner, across = browser.value(
+        "[document.documentElement.clientWidth, document.scrollingElement.scrollWidth]"
+    )
+    assert across <= inner <= width
+    size = browser.value("parseFloat(getComputedStyle(document.querySelector('li')).fontSize)")
+    assert size >= 15  # readable without zooming
+    assert browser.value("document.title") == ("small", "<script>alert(1)<script>")[which]
+    assert not [e for e in browser.events if e.get("method") == "Page.javascriptDialogOpening"]
+
+
+def test_light_and_dark(browser, files):
+    grounds = []
+    for dark in (False, True):
+        browser.open(files[0], dark=dark)
+        grounds.append(browser.value("getComputedStyle(document.body).backgroundColor"))
+    assert grounds == ["rgb(255, 255, 255)", "rgb(20, 24, 28)"]
+
+
+def test_it_prints(browser, files):
+    browser.open(files[0])
+    printed = base64.b64decode(browser.ask("Page.printToPDF")["data"])
+    assert printed.startswith(b"%PDF")
+    pages = printed.count(b"/Type /Page\n") or printed.count(b"/Type /Page ")
+    assert 3 <= pages <= 20
+
+
+def test_the_page_is_seen_as_it_is_meant(browser, files, tmp_path):
+    """Pixels: figures in colour on a phone as on a desk, all within the page."""
+    for width in (1200, 390):
+        browser.open(files[0], width)
+        browser.picture(tmp_path / "page.png")
+        pixels = imread(tmp_path / "page.png")[..., :3]
+        assert pixels.shape[1] <= width and pixels.shape[0] > 2000
+        assert (np.ptp(pixels, axis=2) > 0.3).mean() > 0.01  # maps
+        assert (pixels.max(2) < 0.2).mean() > 0.02  # frames
+
+
+def test_a_script_in_a_report_would_not_run(browser, files, tmp_path):
+    """Second line of defence: even what slipped in unescaped is refused by the page's policy."""
+    bad = "<script>document.title = 'pwned'</script><img src=x onerror=\"document.title='pwned'\">"
+    file = tmp_path / "bad.html"
+    file.write_text(files[0].read_text(encoding="utf-8").replace("<main>", f"<main>{bad}"))
+    browser.open(file)
+    assert browser.value("document.title") == "small"
+    assert any("Content Security Policy" in text for text in browser.complaints())

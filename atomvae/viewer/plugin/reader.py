@@ -3,7 +3,11 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomvae.movie.movie import Movie
+    from atomvae.run.folder import RunFolder
 
 LayerData = tuple[Any, dict[str, Any], str]
 SUFFIX = ".atomvae.zarr"
@@ -85,11 +89,25 @@ def run_layers(path: str | Path, *, color_by: str | None = None) -> list[LayerDa
         own = table
         if table is not None and "movie" in table:
             own = table[table["movie"] == number]
-        new = to_layers(run.movie(name), own, color_by=color_by, source=str(run.path))
+        movie = _movie(run, name, own is None)
+        new = to_layers(movie, own, color_by=color_by, source=str(run.path))
         if number:
             new = [_aside(layer, str(name)) for layer in new]
         layers += new
     return layers
+
+
+def _movie(run: "RunFolder", name: str | None, alone: bool) -> "Movie":
+    """Open a movie; blank frames of its size where they are gone, so that atoms are still seen."""
+    from atomvae.errors import InputError
+    from atomvae.run.images import blank_movie
+
+    try:
+        return run.movie(name)
+    except InputError:
+        if alone or name is None:
+            raise
+        return blank_movie(run.path / "images" / name)
 
 
 def read_table(path: str) -> list[LayerData]:
