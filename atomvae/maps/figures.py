@@ -30,6 +30,7 @@ from atomvae.maps.scatter import draw_latents, draw_tsne, embed_tsne
 from atomvae.maps.style import (
     BLUE,
     DEGREES,
+    WIDTH,
     colour_bar,
     label,
     need,
@@ -67,7 +68,15 @@ __all__ = [
 ]
 
 
-def draw_map(movie: Movie, table: pd.DataFrame, column: str, frames: Sequence[int]) -> Figure:
+def draw_map(
+    movie: Movie,
+    table: pd.DataFrame,
+    column: str,
+    frames: Sequence[int],
+    *,
+    of: pd.DataFrame | None = None,
+    width: float | None = None,
+) -> Figure:
     """Draw a column at the atoms of chosen frames, on one colour scale over the whole table.
 
     Parameters
@@ -80,6 +89,10 @@ def draw_map(movie: Movie, table: pd.DataFrame, column: str, frames: Sequence[in
         What the colours show.
     frames
         Numbers of the frames, one panel each.
+    of
+        Table whose values set the colours, if not this one: that of several movies, say.
+    width
+        Of a panel in inches; the fewer, the wider by default.
 
     Raises
     ------
@@ -94,24 +107,25 @@ def draw_map(movie: Movie, table: pd.DataFrame, column: str, frames: Sequence[in
     3
     """
     need(table, "frame", "y", "x", column)
-    norm, colours, _ = scale(table, column)
-    figure, axes = panels(len(frames), _aspect(movie))
+    whole = table if of is None else of
+    norm, colours, _ = scale(whole, column)
+    figure, axes = panels(len(frames), _aspect(movie), width or _panel_width(len(frames)))
     figure.set_layout_engine("compressed")  # the colour bar is as high as the frames
     for axis, t in zip(axes, frames, strict=True):
         _backdrop(axis, movie, t)
         rows = table[table["frame"] == t]
         dots = _dots(axis, movie, rows, 0.64)
         dots.set(cmap=colours, norm=norm, alpha=0.9)
-        dots.set_array(numbers(table, column, rows))
+        dots.set_array(numbers(whole, column, rows))
     _name_sides(axes, len(frames), _unit(movie))
-    colour_bar(figure, axes, table, column)
+    colour_bar(figure, axes, whole, column)
     return figure
 
 
 def draw_frames(
-    movie: Movie, table: pd.DataFrame | None, frames: Sequence[int], *, plain: bool = True
+    movie: Movie, table: pd.DataFrame | None, frames: Sequence[int], *, width: float | None = None
 ) -> Figure:
-    """Draw chosen frames as they are, and beneath them with a ring around every atom.
+    """Draw chosen frames as they are, and beneath or beside with a ring around every atom.
 
     Parameters
     ----------
@@ -122,9 +136,9 @@ def draw_frames(
         With ``frame``, ``y`` and ``x``; None draws no rings. Atoms that the lattice suggested
         (``origin`` is 1) have a ring of another colour.
     frames
-        Numbers of the frames, one column each.
-    plain
-        Whether the frames are shown without rings, too.
+        Numbers of the frames, one column each; a single one is drawn twice in a row.
+    width
+        Of a panel in inches; the fewer, the wider by default.
 
     Raises
     ------
@@ -138,13 +152,15 @@ def draw_frames(
     >>> len(draw_frames(movie, table, [0, 1]).axes)
     4
     """
-    rows = [None] if table is None else [None, table] if plain else [table]
-    figure, axes = panels(len(rows) * len(frames), _aspect(movie), across=len(frames))
+    rows = [None] if table is None else [None, table]
+    across = len(rows) if len(frames) == 1 else len(frames)
+    wide = width or _panel_width(across)
+    figure, axes = panels(len(rows) * len(frames), _aspect(movie), wide, across=across)
     figure.set_layout_engine("compressed")
     for k, axis in enumerate(axes):
         row, t = rows[k // len(frames)], frames[k % len(frames)]
         _backdrop(axis, movie, t)
-        if k >= len(frames):
+        if k >= across:
             axis.set_title("")
         if row is not None:
             need(row, "frame", "y", "x")
@@ -153,8 +169,13 @@ def draw_frames(
             rings = _dots(axis, movie, here, 0.9)
             rings.set(facecolor="none", linewidth=0.9)
             rings.set_edgecolor([RINGS[int(kind == 1)] for kind in origin])
-    _name_sides(axes, len(frames), _unit(movie))
+    _name_sides(axes, across, _unit(movie))
     return figure
+
+
+def _panel_width(across: int) -> float:
+    """Width of a frame in inches: one or two are shown larger."""
+    return {1: 6.0, 2: 5.0}.get(across, WIDTH)
 
 
 def _name_sides(axes: list[Axes], across: int, unit: str) -> None:

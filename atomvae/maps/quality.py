@@ -107,7 +107,8 @@ def draw_counts(table: pd.DataFrame, *, n_frames: int | None = None) -> Figure:
     need(table, "frame")
     counts = count_atoms(table, n_frames)
     figure, (axis,) = panels(1, 0.66, width=3.5)
-    edges = np.arange(len(counts) + 1) - 0.5
+    edges = np.arange(max(len(counts), 1) + 1) - 0.5
+    counts = np.pad(counts, ((0, len(edges) - 1 - len(counts)), (0, 0)))
     axis.stairs(counts[:, 0], edges, fill=True, color=BLUE, label="found in the pixels")
     if counts[:, 1].any():
         axis.stairs(
@@ -181,11 +182,12 @@ def draw_spacings(table: pd.DataFrame, *, pixel_size: tuple[float, float] | None
     scale, unit = _unit(pixel_size)
     distance = nearest_distances(table, scale)
     figure, (axis,) = panels(1, 0.66, width=3.5)
-    middle = float(np.median(distance)) if len(distance) else 1.0
-    axis.hist(distance, bins=80, range=(0, 2 * middle), color=BLUE)
+    middle = float(np.median(distance)) if len(distance) else 0.0
+    reach = 2 * middle or 1.0
+    axis.hist(distance, bins=80, range=(0, reach), color=BLUE)
     if len(distance):
         axis.set_title(f"median {middle:.4g} {unit}", fontsize=9)
-    axis.set(xlabel=f"distance to the nearest atom ({unit})", ylabel="atoms", xlim=(0, 2 * middle))
+    axis.set(xlabel=f"distance to the nearest atom ({unit})", ylabel="atoms", xlim=(0, reach))
     return figure
 
 

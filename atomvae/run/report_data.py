@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from atomvae.patches.store import PatchStore
 
 FRAMES = 4  # shown of a movie
+MOVIES = 3  # shown of a batch, a frame each
 MOST_LATENTS = 6  # with a map each
 MOST_KINDS = 12  # with a colour each
 NO_KINDS = ("movie", "origin", "sublattice")  # name kinds, but say nothing of the structure
@@ -47,29 +48,43 @@ class Findings:
         found = self.markers[stage].get("figures")
         return found if isinstance(found, dict) else {}
 
-    @cached_property
-    def movie(self) -> Movie:
-        """The first movie, with its frames."""
-        movie = self.folder.movie()
+    def movie(self, number: int = 0) -> Movie:
+        """A movie with its frames."""
+        names = self.folder.movies
+        movie = self.folder.movie(names[number] if names else None)
         movie.frame(0)  # a source that is gone or damaged shows here
         return movie
 
-    @cached_property
-    def backdrop(self) -> Movie:
-        """The first movie; blank frames of its size where it can't be read."""
+    def backdrop(self, number: int = 0) -> Movie:
+        """A movie; blank frames of its size where it can't be read."""
         try:
-            return self.movie
+            return self.movie(number)
         except (InputError, OSError):
             names = self.folder.movies
             if not names:
                 raise
-            return blank_movie(self.folder.path / "images" / names[0])
+            return blank_movie(self.folder.path / "images" / names[number])
+
+    @cached_property
+    def first(self) -> Movie:
+        """The first movie, or blank frames of its size."""
+        return self.backdrop()
+
+    @property
+    def shown(self) -> range:
+        """Numbers of the movies that are shown: all of a few."""
+        return range(max(1, min(len(self.folder.movies), MOVIES)))
+
+    @property
+    def panel(self) -> float | None:
+        """Width of a frame in a figure, inches: small if there are several movies."""
+        return 3.2 if len(self.shown) > 1 else None
 
     @property
     def pixel_size(self) -> tuple[float, float] | None:
         """Pixel size of the first movie in nm; None if it is unknown."""
         try:
-            return self.backdrop.pixel_size
+            return self.first.pixel_size
         except InputError:
             return None
 
@@ -100,17 +115,18 @@ class Findings:
             raise InputError("there are no latents yet; run the stages up to map")
         return self.table
 
-    def of_first(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Rows of the first movie."""
-        return table[table["movie"] == 0] if "movie" in table else table
+    def of_movie(self, table: pd.DataFrame, number: int = 0) -> pd.DataFrame:
+        """Rows of a movie."""
+        return table[table["movie"] == number] if "movie" in table else table
 
-    @cached_property
-    def frames(self) -> list[int]:
-        """Numbers of the frames that are shown: evenly spread, both ends among them."""
-        try:
-            last = self.backdrop.n_frames - 1
-        except InputError:
-            last = int(self.of_first(self.table)["frame"].max())
+    def frames(self, movie: Movie) -> list[int]:
+        """Numbers of the frames that are shown: evenly spread, both ends among them.
+
+        Of each of several movies it is the one in the middle.
+        """
+        last = movie.n_frames - 1
+        if len(self.shown) > 1:
+            return [last // 2]
         return sorted({round(k * last / (FRAMES - 1)) for k in range(FRAMES)})
 
     @property
@@ -222,8 +238,9 @@ class Findings:
             found.append(f"Not done yet: {', '.join(undone)}.")
         if len(self.folder.movies) > 1:
             found.append(
-                f"This run has {len(self.folder.movies)} movies. Frames and maps show the first, "
-                f"{self.folder.movies[0]}; distributions and numbers are of all."
+                f"This run has {len(self.folder.movies)} movies. One frame is shown of each of "
+                f"{', '.join(self.folder.movies[:MOVIES])}; curves over frames, spacings and drift "
+                f"are of {self.folder.movies[0]}; distributions and numbers of all."
             )
         return found + self._idle()
 
@@ -255,7 +272,7 @@ def seconds(value: Any) -> str:
 
     Examples
     --------
-    >>> seconds(3.21), seconds(75), seconds(7300), seconds(None)
+    >>> seconds(3.21), seconds(75), seconds(7320), seconds(None)
     ('3.2 s', '1 min 15 s', '2 h 2 min', '')
     """
     if not isinstance(value, int | float) or not math.isfinite(value):
@@ -268,7 +285,7 @@ def seconds(value: Any) -> str:
 
 def _view(run: Findings) -> str:
     """Size of a frame in nm."""
-    movie = run.backdrop
+    movie = run.first
     if movie.pixel_size is None:
         return f"{movie.shape[1]} × {movie.shape[2]} px"
     height, width = (n * p for n, p in zip(movie.shape[1:], movie.pixel_size, strict=True))
@@ -277,7 +294,7 @@ def _view(run: Findings) -> str:
 
 def _duration(run: Findings) -> str:
     """Length of the movie in s."""
-    movie = run.backdrop
+    movie = run.first
     if movie.frame_time is None or movie.n_frames < 2:
         return ""
     return f"{movie.n_frames * movie.frame_time:.3g} s"

@@ -104,10 +104,10 @@ nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1rem 0; }
 .row { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: flex-start; }
 figure { margin: .6rem 0; max-width: 100%; }
 figcaption { max-width: 46rem; margin-top: .3rem; }
-.row figure { flex: 0 1 auto; max-width: calc(var(--w) * 78px + 1rem); }
+.row figure { flex: 0 1 auto; max-width: calc(var(--w) * 74px + 1rem); }
 .scroll { overflow-x: auto; background: #fff; border-radius: .5rem; padding: .5rem; }
 img { display: block; width: calc(var(--w) * 88px); max-width: 100%; height: auto; }
-.row img { width: calc(var(--w) * 78px); }
+.row img { width: calc(var(--w) * 74px); }
 ul { max-width: 46rem; padding-left: 1.2rem; } li { margin: .3em 0; }
 .wide { overflow-x: auto; margin: 1rem 0; }
 table { border-collapse: collapse; font-size: .92rem; }

@@ -26,30 +26,36 @@ def warning_part(run: Findings) -> Iterator[Block]:
 
 def movie_part(run: Findings) -> Iterator[Block]:
     """Frames, as they are and with atoms."""
-    movie, table = run.movie, None
+    table = None
     if run.markers["detect"]:
         try:
-            table = run.of_first(run.table)
+            table = run.table
         except InputError as error:
             yield Note(f"Without atoms: {error}.")
-    caption = "Frames as they are, each with grey levels of its own"
+    caption = "as they are, with grey levels of their own"
     if table is not None:
-        caption += "; beneath, a ring around every atom that was found"
+        caption += "; a ring around every atom that was found"
         if "origin" in table and (table["origin"] == 1).any():
             caption += " (blue: in the pixels, orange: suggested by the lattice and borne out)"
-    yield Picture(
-        "movie", draw.draw_frames(movie, table, run.frames),
-        f"{len(run.frames)} frames of {movie.name} with a ring around every atom", caption + ".",
-    )  # fmt: skip
+    for number in run.shown:
+        movie = run.movie(number)
+        rows = None if table is None else run.of_movie(table, number)
+        frames = run.frames(movie)
+        yield Picture(
+            f"movie{number or ''}", draw.draw_frames(movie, rows, frames, width=run.panel),
+            f"Frames {', '.join(map(str, frames))} of {movie.name}, with a ring around every atom",
+            f"{movie.name}: frames {caption}.",
+        )  # fmt: skip
 
 
 def map_part(run: Findings) -> Iterator[Block]:
     """Latents, angle, classes and errors on the lattice, one scale each."""
-    table, movie = run.of_first(run.latents), run.backdrop
+    table = run.latents
+    movies = [(run.backdrop(number), run.of_movie(table, number)) for number in run.shown]
     names = run.contents[:MOST_LATENTS]
     if run.contents[MOST_LATENTS:]:
         yield Text(f"The first {MOST_LATENTS} of {len(run.contents)} latents are shown.")
-    words = dict.fromkeys(names, "One colour scale for the whole movie.")
+    words = dict.fromkeys(names, "One colour scale for all frames.")
     if "angle" in table:
         folded = run.order > 1 and "angle_folded" in table
         words["angle_folded" if folded else "angle"] = (
@@ -57,18 +63,24 @@ def map_part(run: Findings) -> Iterator[Block]:
             + (f", modulo {360 / run.order:g}° for the {run.order}-fold motif" if folded else "")
             + ". Counter-clockwise is positive; which direction is zero is the model's choice."
         )
-    words |= dict.fromkeys(run.kinds, "Grey: unknown.")
+    for name in run.kinds:
+        unknown = (table[name].astype(str) == "-1").any()
+        words[name] = "Kinds of atoms" + (", grey: unknown." if unknown else ".")
     if "reconstruction_error" in table:
         words["reconstruction_error"] = (
             "How badly the model draws each patch, in units of the noise that it has learnt. What "
             "stands out is what it has not learnt to draw."
         )
     for name, caption in words.items():
-        yield Picture(
-            file_name(f"map_{name}"),
-            draw.draw_map(movie, table, name, run.frames),
-            f"{name} of every atom in {len(run.frames)} frames", f"{name}. {caption}",
-        )  # fmt: skip
+        for number, (movie, rows) in enumerate(movies):
+            frames = run.frames(movie)
+            figure = draw.draw_map(movie, rows, name, frames, of=table, width=run.panel)
+            what = f"{name} of {movie.name}" if number or len(movies) > 1 else name
+            yield Picture(
+                file_name(f"map_{name}{number or ''}"), figure,
+                f"{what}: colour of every atom in frames {', '.join(map(str, frames))}",
+                f"{what}." if number else f"{what}. {caption}",
+            )  # fmt: skip
 
 
 def file_name(text: str) -> str:
@@ -171,7 +183,7 @@ def angle_part(run: Findings) -> Iterator[Block]:
 
 def time_part(run: Findings) -> Iterator[Block]:
     """What changes from frame to frame."""
-    table = run.of_first(run.latents)
+    table = run.of_movie(run.latents)
     if table["frame"].nunique() < 2:
         yield Text("There is one frame with atoms, so nothing to say of time.")
         return
@@ -242,7 +254,7 @@ def quality_part(run: Findings) -> Iterator[Block]:
             "Error bars of the positions, from the fit's Fisher information.",
         )  # fmt: skip
     yield Picture(
-        "spacings", draw.draw_spacings(run.of_first(run.table), pixel_size=run.pixel_size),
+        "spacings", draw.draw_spacings(run.of_movie(run.table), pixel_size=run.pixel_size),
         "Histogram of the distances to the nearest atom",
         "Distance to the nearest atom. A peak far below the main one would be atoms found twice.",
     )  # fmt: skip
@@ -300,7 +312,7 @@ def quality_sentences(
 
 def drift_part(run: Findings) -> Iterator[Block]:
     """How the sample drifted, if it is a movie."""
-    drift = run.of_first(run.folder.read_parquet("drift"))
+    drift = run.of_movie(run.folder.read_parquet("drift"))
     if len(drift) > 1:
         yield Picture(
             "drift", draw.draw_drift(drift, pixel_size=run.pixel_size),

@@ -250,8 +250,8 @@ def test_several_movies_and_classes(tmp_path):
     table = pd.DataFrame(
         {
             "atom_id": np.arange(120), "movie": movie, "frame": frame, "y": rng.uniform(0, 31, 120),
-            "x": rng.uniform(0, 31, 120), "z_0": rng.normal(size=120), "class": movie,
-            "class_p": 1.0, "kind_name": np.where(movie, "<i>", "$x"),
+            "x": rng.uniform(0, 31, 120), "z_0": rng.normal(size=120), "kind": movie,
+            "kind_p": 1.0, "kind_name": np.where(movie, "<i>", "$x"),
         }
     )  # fmt: skip
     run.write_atoms(table[["atom_id", "movie", "frame", "y", "x"]], [3, 3])
@@ -259,13 +259,18 @@ def test_several_movies_and_classes(tmp_path):
     for stage in ("import", "detect", "map"):
         run.write_marker(stage, {"figures": {"frames": 6}})
     _, words = found(run.path)
-    assert "This run has 2 movies. Frames and maps show the first, one" in words
+    assert "This run has 2 movies. One frame is shown of each of one, two;" in words
     assert "120 atoms in 6 frames, 20 in each." in words
     figures = report_figures(run.path)
-    assert {"map_class", "share_class", "map_kind_name", "latents"} - set(figures) == {"latents"}
-    share = figures["share_class"].axes[0].lines[0]
+    assert {"movie", "movie1", "map_z_0", "map_z_01", "share_kind_name"} <= set(figures)
+    assert "map_kind" not in figures  # it has names
+    share = figures["share_kind_name"].axes[0].lines[0]
     np.testing.assert_array_equal(share.get_ydata(), [1, 1, 1])  # of the first movie
-    assert [t.get_text() for t in figures["map_kind_name"].axes[-1].get_yticklabels()] == [r"\$x"]
+    first, second = figures["map_kind_name"].axes, figures["map_kind_name1"].axes
+    for axes in (first, second):  # one scale for both, though each has one kind
+        assert [t.get_text() for t in axes[-1].get_yticklabels()] == ["<i>", r"\$x"]
+    kinds = [axes[0].collections[0].get_array() for axes in (first, second)]
+    assert set(kinds[0]) == {1} and set(kinds[1]) == {0} and len(kinds[1]) == 20
 
 
 def test_places_and_errors(bare, tmp_path, capsys):
