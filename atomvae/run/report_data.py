@@ -52,14 +52,15 @@ class Findings:
         """A movie with its frames."""
         names = self.folder.movies
         movie = self.folder.movie(names[number] if names else None)
-        movie.frame(0)  # a source that is gone or damaged shows here
+        for t in self.frames(movie):
+            movie.frame(t)  # what is gone or damaged shows here
         return movie
 
     def backdrop(self, number: int = 0) -> Movie:
         """A movie; blank frames of its size where it can't be read."""
         try:
             return self.movie(number)
-        except (InputError, OSError):
+        except Exception:  # whatever a damaged file makes of its codecs
             names = self.folder.movies
             if not names:
                 raise

@@ -187,11 +187,13 @@ def time_part(run: Findings) -> Iterator[Block]:
     if table["frame"].nunique() < 2:
         yield Text("There is one frame with atoms, so nothing to say of time.")
         return
+    seconds_each = run.first.frame_time
+    each = "" if seconds_each is None else f" A frame is {seconds_each:.4g} s."
     yield Picture(
         "evolution", draw.draw_evolution(table, run.contents[:3]),
         f"Distribution of {', '.join(run.contents[:3])} in each frame",
         "Distribution in each frame; colours go with the root of the share, so that rare kinds "
-        "of surroundings are seen, too.",
+        f"of surroundings are seen, too.{each}",
     )  # fmt: skip
     if not run.kinds:
         yield Text(
@@ -202,7 +204,7 @@ def time_part(run: Findings) -> Iterator[Block]:
         yield Picture(
             file_name(f"share_{name}"), draw.draw_fractions(table, name),
             f"Share of the atoms of each {name} over frames",
-            f"Share of the atoms by {name}, with 95 % intervals (Wilson) of counting alone.",
+            f"Share of the atoms by {name}, with 95 % intervals (Wilson) of counting alone.{each}",
         )  # fmt: skip
 
 

@@ -225,6 +225,13 @@ def test_damage_of_other_kinds_is_survived(copy):
     assert "Traceback" not in page.words
 
 
+def test_a_damaged_frame_leaves_the_maps(copy):
+    chunk = sorted((copy / "images").glob("*/0/data/c/4/0/0"))[0]
+    chunk.write_bytes(b"no more")
+    names, words = found(copy)
+    assert names == FIGURES - {"movie"} and words.count("Not shown:") == 1
+
+
 def test_an_older_part_is_said_to_be_old(copy):
     folder = RunFolder(copy)
     folder.write_marker("patches", folder.marker("patches") | {"key": "other"})
