@@ -42,6 +42,7 @@ from atomvae.maps.style import (
 from atomvae.maps.trends import draw_distributions, draw_fractions
 from atomvae.movie.movie import Movie
 
+DIM = 0.75  # of the light of a frame behind coloured atoms
 RINGS = ("#56d0f5", "#ffb000")  # around atoms: found in the pixels, suggested by the lattice
 
 __all__ = [
@@ -112,10 +113,10 @@ def draw_map(
     figure, axes = panels(len(frames), _aspect(movie), width or _panel_width(len(frames)))
     figure.set_layout_engine("compressed")  # the colour bar is as high as the frames
     for axis, t in zip(axes, frames, strict=True):
-        _backdrop(axis, movie, t)
+        _backdrop(axis, movie, t, DIM)
         rows = table[table["frame"] == t]
-        dots = _dots(axis, movie, rows, 0.64)
-        dots.set(cmap=colours, norm=norm, alpha=0.9)
+        dots = _dots(axis, movie, rows, 0.66)
+        dots.set(cmap=colours, norm=norm, alpha=0.95)
         dots.set_array(numbers(whole, column, rows))
     _name_sides(axes, len(frames), _unit(movie))
     colour_bar(figure, axes, whole, column)
@@ -197,14 +198,15 @@ def _unit(movie: Movie) -> str:
     return "px" if movie.pixel_size is None else "nm"
 
 
-def _backdrop(axis: Axes, movie: Movie, t: int) -> None:
-    """Draw a frame in grey with its number, its time and a scale bar."""
+def _backdrop(axis: Axes, movie: Movie, t: int, light: float = 1.0) -> None:
+    """Draw a frame in grey, at a share of its light, with its number, its time and a scale bar."""
     py, px = movie.pixel_size or (1.0, 1.0)
     height, width = movie.shape[1] * py, movie.shape[2] * px
     frame = movie.frame(t)
     low, high = robust_limits(frame)
     edges = (-0.5 * px, width - 0.5 * px, height - 0.5 * py, -0.5 * py)
-    axis.imshow(frame, cmap="gray", vmin=low, vmax=high, extent=edges, aspect="equal")
+    axis.set_facecolor("black")
+    axis.imshow(frame, cmap="gray", vmin=low, vmax=high, extent=edges, alpha=light)
     time = "" if movie.frame_time is None else f", {t * movie.frame_time:.4g} s"
     axis.set(title=f"frame {t}{time}", xlim=edges[:2], ylim=edges[2:])
     _scale_bar(axis, width, height, _unit(movie))
