@@ -17,6 +17,16 @@ CHUNK_EDGE = 1024  # largest edge of a chunk, px: a viewer loads no more than it
 BYTES_PER_BLOCK = 64 * 2**20  # frames are copied in blocks of about this size
 
 
+class SourceGone(InputError):
+    """The frames were not copied, and the file they came from is gone.
+
+    Examples
+    --------
+    >>> issubclass(SourceGone, InputError)
+    True
+    """
+
+
 def write_image(
     path: Path,
     movie: Movie,
@@ -105,7 +115,8 @@ def read_image(path: Path) -> Movie:
     Raises
     ------
     InputError
-        When the group is damaged, or the frames were not copied and the source is gone.
+        When the group is damaged, or the frames were not copied and the source is gone
+        (`SourceGone`).
     """
     import dask.array as da
 
@@ -198,7 +209,7 @@ def _from_source(path: Path, about: dict[str, Any]) -> Movie:
         places.append(Path(os.path.normpath(path / source["relative"])))
     found = next((place for place in places if place.exists()), None)
     if found is None or not source.get("path"):
-        raise InputError(
+        raise SourceGone(
             f"the frames of movie '{about['name']}' were not copied and their file is gone "
             f"(expected {places[0]}); put it back, or run with copy_movie: always"
         )

@@ -1,5 +1,6 @@
 """Films: what goes in comes out, and what cannot be written is said before it is drawn."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -133,11 +134,16 @@ def test_view_writes_a_film_of_all_frames(run_path, ffmpeg, tmp_path):
 @pytest.mark.gui
 def test_a_run_whose_movie_is_gone_is_still_drawn(run_path, tmp_path):
     shutil.rmtree(next(run_path.glob("images/*/0")))
+    about = next(run_path.glob("images/*/zarr.json"))
+    text = json.loads(about.read_text())
+    text["attributes"]["atomvae"] |= {"copied": False, "source": {"path": "/nowhere/movie.tif"}}
+    about.write_text(json.dumps(text))
     still = tmp_path / "still.png"
     code = VIEW.replace("movie=sys.argv[3], ", "")
     done = subprocess.run(
         [sys.executable, "-c", code, str(run_path), str(still)], capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+    assert "expected /nowhere/movie.tif" in done.stderr and "frames are blank" in done.stderr
     with Image.open(still) as image:
         assert (np.ptp(np.asarray(image.convert("RGB")).astype(int), axis=-1) > 60).mean() > 0.01

@@ -1,6 +1,7 @@
 """Open run folders and tables of atoms in napari."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -98,15 +99,15 @@ def run_layers(path: str | Path, *, color_by: str | None = None) -> list[LayerDa
 
 
 def _movie(run: "RunFolder", name: str | None, alone: bool) -> "Movie":
-    """Open a movie; blank frames of its size where they are gone, so that atoms are still seen."""
-    from atomvae.errors import InputError
-    from atomvae.run.images import blank_movie
+    """Open a movie; where its file is gone, atoms are shown on blank frames, with a warning."""
+    from atomvae.run.images import SourceGone, blank_movie
 
     try:
         return run.movie(name)
-    except InputError:
+    except SourceGone as error:
         if alone or name is None:
             raise
+        warnings.warn(f"{error}; its frames are blank here", stacklevel=2)
         return blank_movie(run.path / "images" / name)
 
 
