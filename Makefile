@@ -8,7 +8,9 @@ APT := xvfb xauth libgl1-mesa-dri libgl1 libegl1 libopengl0 libdbus-1-3 libxkbco
   libxcb-render-util0 libxcb-shape0 libxcb-xkb1
 XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
 
-.PHONY: demo test lint docs bench bench-full check-slow install system peer
+BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
+
+.PHONY: demo test lint docs bench bench-full check-slow install system browser peer
 
 install: system $(STAMP)
 
@@ -30,17 +32,30 @@ system:
 	  echo "napari needs a virtual X server and OpenGL here; please install: $(APT)"; exit 1; \
 	fi
 
+# A headless Chromium, in which the tests open the report of a run.
+browser:
+	@for b in $(BROWSERS); do if command -v $$b >/dev/null; then exit 0; fi; done; \
+	SUDO=; [ "$$(id -u)" = 0 ] || SUDO="sudo -n"; \
+	if command -v apt-get >/dev/null && $$SUDO apt-get update -q; then \
+	  for b in $(BROWSERS); do \
+	    $$SUDO env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$b \
+	      && command -v $$b >/dev/null && exit 0; \
+	  done; \
+	fi; \
+	echo "No Chromium can be installed here; tests that open a report in it are skipped."
+
 demo: install
 	$(BIN)/atomvae run pipelines/quickstart.yaml --out runs
 	$(XVFB) $(BIN)/atomvae view runs/quickstart.atomvae.zarr --screenshot runs/quickstart.png
-	@echo "The picture is runs/quickstart.png; open the run with: $(BIN)/atomvae view runs/quickstart.atomvae.zarr"
+	$(BIN)/atomvae report runs/quickstart.atomvae.zarr --out runs/quickstart.html
+	@echo "The picture is runs/quickstart.png, the report runs/quickstart.html; open the run with: $(BIN)/atomvae view runs/quickstart.atomvae.zarr"
 
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint
+test: lint browser
 	$(BIN)/npe2 validate atomvae
 	OMP_NUM_THREADS=1 $(XVFB) $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 

@@ -50,6 +50,8 @@ _HOME = {
     "to_layers": "atomvae.viewer.layers",
     "RunFolder": "atomvae.run.folder",
     "run_pipeline": "atomvae.run.pipeline",
+    "report": "atomvae.run.report",
+    "report_figures": "atomvae.run.report",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -91,6 +93,8 @@ if TYPE_CHECKING:
     from atomvae.patches.store import PatchStore as PatchStore
     from atomvae.run.folder import RunFolder as RunFolder
     from atomvae.run.pipeline import run_pipeline as run_pipeline
+    from atomvae.run.report import report as report
+    from atomvae.run.report import report_figures as report_figures
     from atomvae.viewer.layers import to_layers as to_layers
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, ListedColormap, Normalize
@@ -26,6 +27,8 @@ COLOURS = (
 BLUE = COLOURS[6]  # of what has but one colour
 UNKNOWN = "#999999"  # of the kind -1
 WIDTH = 3.2  # of a panel, inches
+# Viridis without its darkest part, which drowns in a dark frame.
+VIRIDIS = ListedColormap(colormaps["viridis"](np.linspace(0.13, 1, 256)), "viridis")
 # Around a circle of lightness and of blue to yellow, which dichromats see, too: for any two
 # angles 30 degrees apart the colours differ by 10 or more (CIE 1976) in every kind of blindness.
 CYCLE = LinearSegmentedColormap.from_list(
@@ -115,7 +118,7 @@ def scale(table: pd.DataFrame, column: str) -> tuple[Normalize, Colormap | str, 
         return Normalize(0, 360 / int(table["angle_n"].iloc[0])), CYCLE, []
     if column == "angle":
         return Normalize(-180, 180), CYCLE, []
-    return Normalize(*robust_limits(numbers(table, column, table))), "viridis", []
+    return Normalize(*robust_limits(numbers(table, column, table))), VIRIDIS, []
 
 
 def numbers(table: pd.DataFrame, column: str, rows: pd.DataFrame) -> NDArray[np.float64]:
@@ -132,7 +135,10 @@ def numbers(table: pd.DataFrame, column: str, rows: pd.DataFrame) -> NDArray[np.
 def colour_bar(figure: Figure, axes: Axes | list[Axes], table: pd.DataFrame, column: str) -> None:
     """Explain the colours of a column beside axes, opaque whatever the points are."""
     norm, colours, names = scale(table, column)
-    bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, label=label(column))
+    n = len(axes) if isinstance(axes, list) else 1  # as wide and as near as beside one panel
+    bar = figure.colorbar(
+        ScalarMappable(norm, colours), ax=axes, label=label(column), fraction=0.15 / n, pad=0.03 / n
+    )
     if names:
         bar.set_ticks(range(len(names)), labels=names)
         bar.ax.minorticks_off()

@@ -17,6 +17,16 @@ CHUNK_EDGE = 1024  # largest edge of a chunk, px: a viewer loads no more than it
 BYTES_PER_BLOCK = 64 * 2**20  # frames are copied in blocks of about this size
 
 
+class SourceGone(InputError):
+    """The frames were not copied, and the file they came from is gone.
+
+    Examples
+    --------
+    >>> issubclass(SourceGone, InputError)
+    True
+    """
+
+
 def write_image(
     path: Path,
     movie: Movie,
@@ -105,7 +115,8 @@ def read_image(path: Path) -> Movie:
     Raises
     ------
     InputError
-        When the group is damaged, or the frames were not copied and the source is gone.
+        When the group is damaged, or the frames were not copied and the source is gone
+        (`SourceGone`).
     """
     import dask.array as da
 
@@ -143,6 +154,49 @@ def read_image(path: Path) -> Movie:
     )
 
 
+def blank_movie(path: Path) -> Movie:
+    """Stand-in for a movie whose frames are gone: of its size, calibration and name, all zero.
+
+    Parameters
+    ----------
+    path : Path
+        Folder of the group; its description is enough.
+
+    Returns
+    -------
+    Movie
+
+    Raises
+    ------
+    InputError
+        When the description is missing, too.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp()) / "movie"
+    >>> write_image(folder, Movie.from_array(np.ones((2, 8, 9)), pixel_size=0.01), copy=False)
+    >>> blank_movie(folder).shape, blank_movie(folder).pixel_size
+    ((2, 8, 9), (0.01, 0.01))
+    """
+    import dask.array as da
+
+    about = open_group(path).attrs.get("atomvae")
+    if not isinstance(about, dict) or "shape" not in about or "name" not in about:
+        raise InputError(
+            f"{path} lacks the description of its movie (attributes 'atomvae'); "
+            "run the import again or restore the folder from a copy"
+        )
+    n, height, width = about["shape"]
+    size, frame_time = about.get("pixel_size_nm"), about.get("frame_time_s")
+    return Movie(
+        frames=da.zeros((n, height, width), dtype=np.uint8, chunks=(1, height, width)),
+        pixel_size=None if size is None else (float(size[0]), float(size[1])),
+        frame_time=None if frame_time is None else float(frame_time),
+        name=str(about["name"]),
+    )
+
+
 def _from_source(path: Path, about: dict[str, Any]) -> Movie:
     """Read the movie from where it came, also when both were moved together."""
     from dataclasses import replace
@@ -155,7 +209,7 @@ def _from_source(path: Path, about: dict[str, Any]) -> Movie:
         places.append(Path(os.path.normpath(path / source["relative"])))
     found = next((place for place in places if place.exists()), None)
     if found is None or not source.get("path"):
-        raise InputError(
+        raise SourceGone(
             f"the frames of movie '{about['name']}' were not copied and their file is gone "
             f"(expected {places[0]}); put it back, or run with copy_movie: always"
         )

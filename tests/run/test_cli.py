@@ -15,7 +15,7 @@ from atomvae.run.folder import RunFolder
 from atomvae.run.stages import STAGES
 
 COMMANDS = [
-    "run", "status", "view", "info", "simulate", "doctor", "init", "export", "schema",
+    "run", "status", "view", "report", "info", "simulate", "doctor", "init", "export", "schema",
     "import", "drift", "detect", "link", "patches", "train", "encode", "map",
 ]  # fmt: skip
 
@@ -24,6 +24,8 @@ def said(capsys, *arguments: str) -> str:
     with pytest.raises(SystemExit) as end:
         main(list(arguments))
     captured = capsys.readouterr()
+    if arguments[0] == "run" and "--help" not in arguments:
+        assert "next: atomvae report " in captured.err  # not among what scripts read
     assert end.value.code == 0, captured.err
     return captured.out
 

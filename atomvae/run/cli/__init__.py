@@ -5,7 +5,7 @@ import sys
 import typer
 
 from atomvae.errors import InputError
-from atomvae.run.cli import data, doctor, runs, viewing
+from atomvae.run.cli import data, doctor, report, runs, viewing
 
 app = typer.Typer(
     name="atomvae",
@@ -18,6 +18,7 @@ WORK, FILES = "Analysis", "Files and help"
 app.command("run", rich_help_panel=WORK)(runs.run)
 app.command("status", rich_help_panel=WORK)(runs.status)
 app.command("view", rich_help_panel=WORK)(viewing.view)
+app.command("report", rich_help_panel=WORK)(report.report)
 app.command("export", rich_help_panel=WORK)(data.export)
 for name, text in runs.STAGE_HELP.items():
     app.command(name, help=text, rich_help_panel="One stage of a run")(runs.stage_command(name))

@@ -1,5 +1,6 @@
 """The commands that compute: the whole pipeline, one stage of it, and where a run stands."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,9 @@ def _execute(
         )
         raise typer.Exit(130) from None
     print(folder.path)
+    if until is None:
+        for command in ("view", "report"):
+            print(f"next: atomvae {command} {shlex.quote(str(folder.path))}", file=sys.stderr)
 
 
 def status(run: RunArgument) -> None:

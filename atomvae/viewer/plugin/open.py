@@ -7,26 +7,38 @@ from typing import TYPE_CHECKING
 
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.reader import get_reader, run_layers
+from atomvae.viewer.video import check_video, write_video
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari
+    import numpy as np
+    from numpy.typing import NDArray
 
 XVFB = 'xvfb-run -a -s "-screen 0 1600x1000x24"'
 HIDDEN = ("offscreen", "minimal", "vnc")  # Qt's platforms that draw no OpenGL
 MARGIN = 130  # px at the sides of a picture, for the colour bar
 LETTER = 13  # px that a letter of the caption takes, about
 FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
+TRIES = 3  # frames of a film that may show nothing before it is given up
+EMPTY = (
+    "the canvas stayed empty: OpenGL does not draw here (or the frame is blank, then choose another"
+    f" one); start the command with {XVFB}"
+)
 
 
 def view(
     run_path: str | Path,
     *,
     screenshot: str | Path | None = None,
+    movie: str | Path | None = None,
     frame: int | None = None,
     color_by: str | None = None,
     size: tuple[int, int] = (1600, 1000),
+    fps: float = 5.0,
 ) -> None:
-    """Open a run folder in napari; with ``screenshot``, draw it to a file and close.
+    """Open a run folder in napari; with ``screenshot`` or ``movie``, draw it to a file and close.
 
     Parameters
     ----------
@@ -34,18 +46,24 @@ def view(
         ``NAME.atomvae.zarr``.
     screenshot : path-like, optional
         PNG to write instead of waiting for the user.
+    movie : path-like, optional
+        MP4 or GIF of all frames to write instead of waiting for the user.
     frame : int, optional
         Frame to show first; default the middle one.
     color_by : str, optional
         Column that colours the atoms.
     size : (int, int)
         Width and height of the picture in pixels.
+    fps : float
+        Frames per second of the movie.
 
     Raises
     ------
     InputError
         If the folder is no run, if napari is not installed, or if nothing can be drawn here.
     """
+    if movie is not None:
+        check_video(movie)  # before a window opens
     if get_reader(str(run_path)) is None:
         raise InputError(f"{run_path} is no run folder; expected NAME.atomvae.zarr made by a run")
     layers = run_layers(run_path, color_by=color_by)
@@ -56,10 +74,12 @@ def view(
         dress(viewer, frame=frame)
         if screenshot is not None:
             draw(viewer, Path(screenshot), size)
+        if movie is not None:
+            film(viewer, Path(movie), size, fps)
     except BaseException:
         viewer.close()
         raise
-    if screenshot is not None:
+    if screenshot is not None or movie is not None:
         viewer.close()
         return
     import napari
@@ -185,6 +205,65 @@ def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
     InputError
         If the canvas stayed empty.
     """
+    fit(viewer, size)
+    picture = shoot(viewer, size)
+    if is_empty(picture):
+        raise InputError(EMPTY)
+    from matplotlib.image import imsave
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    imsave(path, picture)
+
+
+def film(viewer: "napari.Viewer", path: Path, size: tuple[int, int], fps: float) -> int:
+    """Write all frames as a film, fitted to the picture, with scale bar, colours and times.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Dressed.
+    path : Path
+        MP4 or GIF to write.
+    size : (int, int)
+        Width and height, px.
+    fps : float
+        Frames per second.
+
+    Returns
+    -------
+    int
+        Number of frames.
+
+    Raises
+    ------
+    InputError
+        If the canvas stayed empty, or no film can be written here.
+    """
+    fit(viewer, size)
+
+    def pictures() -> "Iterator[NDArray[np.uint8]]":
+        empty = 0
+        for step in range(int(viewer.dims.nsteps[0])):
+            viewer.dims.set_current_step(0, step)
+            picture = shoot(viewer, size)
+            empty += is_empty(picture)
+            if empty == step + 1 == min(int(viewer.dims.nsteps[0]), TRIES):
+                raise InputError(EMPTY)
+            yield picture
+
+    return write_video(path, pictures(), fps=fps)
+
+
+def fit(viewer: "napari.Viewer", size: tuple[int, int]) -> None:
+    """Zoom so that the layers fill a picture, with room for caption and colour bar at the sides.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        Dressed.
+    size : (int, int)
+        Width and height, px.
+    """
     width, height = size
     low, high = viewer.layers.extent.world[:, -2:]
     extent = high - low
@@ -193,15 +272,18 @@ def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
     margin = min(max(MARGIN, LETTER * longest), width // 3)
     zoom = min(height / extent[0], (width - 2 * margin) / extent[1])
     viewer.scene.camera.zoom = 0.96 * zoom
-    picture = viewer.screenshot(size=(height, width), canvas_only=True, flash=False)
-    # Only the middle counts: where layers are not drawn, captions and colour bars still are.
-    middle = picture[height // 4 : -height // 4, width // 4 : -width // 4, :3]
-    if middle.std() < FLAT:
-        raise InputError(
-            "the canvas stayed empty: OpenGL does not draw here (or the frame is blank, then "
-            f"choose another one); start the command with {XVFB}"
-        )
-    from matplotlib.image import imsave
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    imsave(path, picture)
+
+def shoot(viewer: "napari.Viewer", size: tuple[int, int]) -> "NDArray[np.uint8]":
+    """Take a picture of the canvas: (height, width, 4) uint8."""
+    picture: NDArray[np.uint8] = viewer.screenshot(
+        size=(size[1], size[0]), canvas_only=True, flash=False
+    )
+    return picture
+
+
+def is_empty(picture: "NDArray[np.uint8]") -> bool:
+    """Whether nothing is seen in the middle; captions and colour bars are drawn in any case."""
+    height, width = picture.shape[:2]
+    middle = picture[height // 4 : -height // 4, width // 4 : -width // 4, :3]
+    return bool(middle.std() < FLAT)

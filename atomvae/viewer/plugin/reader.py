@@ -1,9 +1,14 @@
 """Open run folders and tables of atoms in napari."""
 
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from atomvae.movie.movie import Movie
+    from atomvae.run.folder import RunFolder
 
 LayerData = tuple[Any, dict[str, Any], str]
 SUFFIX = ".atomvae.zarr"
@@ -85,11 +90,25 @@ def run_layers(path: str | Path, *, color_by: str | None = None) -> list[LayerDa
         own = table
         if table is not None and "movie" in table:
             own = table[table["movie"] == number]
-        new = to_layers(run.movie(name), own, color_by=color_by, source=str(run.path))
+        movie = _movie(run, name, own is None)
+        new = to_layers(movie, own, color_by=color_by, source=str(run.path))
         if number:
             new = [_aside(layer, str(name)) for layer in new]
         layers += new
     return layers
+
+
+def _movie(run: "RunFolder", name: str | None, alone: bool) -> "Movie":
+    """Open a movie; where its file is gone, atoms are shown on blank frames, with a warning."""
+    from atomvae.run.images import SourceGone, blank_movie
+
+    try:
+        return run.movie(name)
+    except SourceGone as error:
+        if alone or name is None:
+            raise
+        warnings.warn(f"{error}; its frames are blank here", stacklevel=2)
+        return blank_movie(run.path / "images" / name)
 
 
 def read_table(path: str) -> list[LayerData]:
