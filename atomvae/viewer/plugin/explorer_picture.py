@@ -242,16 +242,17 @@ def _stamp(picture: Pixels, column: Floats, row: Floats, colors: Pixels, shape: 
 
 
 def dim(picture: Pixels, background: int) -> Pixels:
-    """Let all colours fade to a quarter over a background 0xffRRGGBB.
+    """Let all colours fade to three eighths over a background 0xffRRGGBB.
 
     Examples
     --------
     >>> hex(dim(np.array([[0xFF80C000]], np.uint32), 0xFF000000)[0, 0])
-    '0xff203000'
+    '0xff304800'
     """
-    quarter = sum((((background >> shift) & 0xFF) * 3 // 4) << shift for shift in (0, 8, 16))
-    faded = (picture >> np.uint32(2)) & np.uint32(0x3F3F3F)
-    return (faded + np.uint32(quarter)) | np.uint32(0xFF000000)
+    rest = sum((((background >> shift) & 0xFF) * 5 // 8) << shift for shift in (0, 8, 16))
+    quarter = (picture >> np.uint32(2)) & np.uint32(0x3F3F3F)
+    eighth = (picture >> np.uint32(3)) & np.uint32(0x1F1F1F)
+    return (quarter + eighth + np.uint32(rest)) | np.uint32(0xFF000000)
 
 
 def paint_density(

@@ -233,7 +233,7 @@ class ScatterPlot(QWidget):
             painter.fillRect(QRectF(left, top, 12, share + 0.6), _color(color))
         factor = 180 / np.pi if scale.kind == "cyclic" else 1.0
         unit = "°" if scale.kind == "cyclic" else ""
-        low, high = (_say(factor * limit) + unit for limit in scale.limits)
+        low, high = (f"{factor * limit:.3g}{unit}" for limit in scale.limits)
         painter.drawText(QRectF(left + 16, TOP + 18, RIGHT - 24, 16), 0, high)
         painter.drawText(QRectF(left + 16, TOP + 16 + height, RIGHT - 24, 16), 0, low)
 
