@@ -71,7 +71,7 @@ class Glow(QWidget):
 
     def _changed(self) -> None:
         """Show the selection at once where the layer can't."""
-        self._fresh = self._atoms.many
+        self._fresh = self._atoms.slow
         if self._fresh:
             self._timer.start(REST)
         self._refresh()
