@@ -50,9 +50,26 @@ def pixels(widget):
     """What a widget looks like, (h, w, 3)."""
     from qtpy.QtGui import QImage
 
-    image = widget.grab().toImage().convertToFormat(QImage.Format.Format_RGB32)
-    data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), -1, 4)
+    return rgb_of(widget.grab().toImage().convertToFormat(QImage.Format.Format_RGB32))
+
+
+def rgb_of(image):
+    """A QImage of the format RGB32 as an array (h, w, 3)."""
+    bits = image.constBits()
+    if hasattr(bits, "setsize"):  # PyQt6
+        bits.setsize(image.sizeInBytes())
+    data = np.frombuffer(bits, np.uint8).reshape(image.height(), -1, 4)
     return data[:, : image.width(), 2::-1].copy()
+
+
+def rendered(widget):
+    """What a transparent widget paints, on black, (h, w, 3)."""
+    from qtpy.QtGui import QImage
+
+    image = QImage(widget.size(), QImage.Format.Format_RGB32)
+    image.fill(0)
+    widget.render(image)
+    return rgb_of(image)
 
 
 def marked_atoms(viewer, canvas):

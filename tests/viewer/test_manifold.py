@@ -6,9 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from hand import LEFT, canvas_of, magenta, on_canvas, pixels
+from hand import LEFT, canvas_of, magenta, on_canvas, pixels, rendered
 from qtpy.QtCore import QPoint
-from qtpy.QtGui import QImage
 from qtpy.QtTest import QTest
 
 from atomvae.run.folder import RunFolder
@@ -142,11 +141,8 @@ def test_pointer_decodes_and_lights_up_atoms(viewer, movie, table, run_path, qtb
     viewer.dims.set_current_step(0, int(run.atoms()["frame"][17]))
     glow = canvas_of(viewer, widget).findChild(Glow)
     assert glow.isVisible()
-    image = QImage(glow.size(), QImage.Format.Format_RGB32)
-    image.fill(0)
-    glow.render(image)
-    data = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), -1, 4)
-    yellow = (data[..., 2] > 180) & (data[..., 1] > 150) & (data[..., 0] < 120)
+    red, green, blue = np.moveaxis(rendered(glow), -1, 0)
+    yellow = (red > 180) & (green > 150) & (blue < 120)
     for row in np.flatnonzero(widget.atoms.here()):
         place = on_canvas(viewer, glow.parent(), row)
         part = yellow[place.y() - 30 : place.y() + 30, place.x() - 30 : place.x() + 30]

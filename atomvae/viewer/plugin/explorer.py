@@ -158,7 +158,7 @@ class ExplorerWidget(QWidget):
         table = self.atoms.table
         x, y, color = (box.currentText() for box in (self.x, self.y, self.color))
         if not {x, y, color} <= set(table.columns) or not len(table):
-            self.plot.legend = None
+            self.plot.set_legend("", None)
             self.plot.set_points(np.empty(0), np.empty(0), np.empty(0, np.uint32))
             self._show_chosen()
             return
@@ -169,7 +169,7 @@ class ExplorerWidget(QWidget):
             self.plot.labels = (label(x), label(y))
             self.plot.show_all()
         colors, scale = color_rows(table, color)
-        self.plot.legend = (color, scale)
+        self.plot.set_legend(color, scale)
         self.plot.set_points(across, up, colors)
         self._show_chosen()
 

@@ -8,6 +8,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QComboBox,
     QGridLayout,
+    QHBoxLayout,
     QLabel,
     QLineEdit,
     QListWidget,
@@ -69,8 +70,10 @@ class ClassPanel(QWidget):
         grid.addWidget(self.save, 0, 1)
         grid.addWidget(self.undo, 0, 2)
         grid.addWidget(self.list, 1, 0, 1, 3)
-        grid.addWidget(self.train, 2, 0, 1, 2)
-        grid.addWidget(self.cancel, 2, 2)
+        row = QHBoxLayout()
+        row.addWidget(self.train, 1)
+        row.addWidget(self.cancel)
+        grid.addLayout(row, 2, 0, 1, 3)
         grid.addWidget(self.bar, 3, 0, 1, 3)
         grid.addWidget(self.note, 4, 0, 1, 3)
         grid.setColumnStretch(0, 1)

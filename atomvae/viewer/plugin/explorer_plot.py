@@ -24,6 +24,7 @@ from atomvae.viewer.plugin.explorer_picture import (
 )
 
 LEFT, TOP, RIGHT, BOTTOM = 52, 10, 76, 40  # px around the plane, for numbers and legend
+WIDEST = 150  # px of a legend with long names
 TOOLS = ("lasso", "rectangle")
 REACH = 7.0  # px: a click chooses the dot that is nearer
 STEP = 3.0  # px between corners of a lasso
@@ -53,6 +54,7 @@ class ScatterPlot(QWidget):
         self.tool, self.density = TOOLS[0], False
         self.labels = ("", "")
         self.legend: tuple[str, ColorScale] | None = None
+        self._right = RIGHT  # px for the legend
         self.message = ""
         self._x = self._y = np.empty(0)
         self._colors: Any = np.empty(0, np.uint32)
@@ -64,7 +66,7 @@ class ScatterPlot(QWidget):
         self._base: Any = None  # picture without the selection
         self._top: Any = None  # picture with it
         self.background, self.text = QColor("#262930"), QColor("#f0f1f2")
-        self.setMinimumSize(260, 220)
+        self.setMinimumSize(260, 150)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setCursor(Qt.CursorShape.CrossCursor)
@@ -74,6 +76,14 @@ class ScatterPlot(QWidget):
         return QSize(460, 380)
 
     # ---- what is shown --------------------------------------------------------------------------
+
+    def set_legend(self, column: str, scale: ColorScale | None) -> None:
+        """Say what the colours mean; None: nothing."""
+        self.legend = None if scale is None else (column, scale)
+        names = () if scale is None else (column, *(f"     {name}" for name in scale.names))
+        wide = max((self.fontMetrics().horizontalAdvance(name) for name in names), default=0)
+        self._right = min(max(RIGHT, wide + 14), WIDEST)
+        self.redraw()
 
     def set_points(self, x: NDArray[Any], y: NDArray[Any], colors: NDArray[Any]) -> None:
         """Show other dots: places (n,) and colours 0xffRRGGBB (n,); NaN is not shown."""
@@ -106,7 +116,7 @@ class ScatterPlot(QWidget):
     def plane(self) -> QRectF:
         """Where the plane lies in the widget."""
         size = self.size()
-        return QRectF(LEFT, TOP, size.width() - LEFT - RIGHT, size.height() - TOP - BOTTOM)
+        return QRectF(LEFT, TOP, size.width() - LEFT - self._right, size.height() - TOP - BOTTOM)
 
     def view(self) -> View:
         """What is shown, in pixels of the screen."""
@@ -218,13 +228,13 @@ class ScatterPlot(QWidget):
         column, scale = self.legend
         left = plane.right() + 8
         painter.setPen(self.text)
-        painter.drawText(QRectF(left, TOP - 2, RIGHT - 8, 16), 0, column)
+        painter.drawText(QRectF(left, TOP - 2, self._right - 8, 16), 0, column)
         if scale.kind in ("steps", "names"):
             names: Sequence[str] = scale.names or [str(i) for i in range(len(scale.colors))]
             for number, name in enumerate(names[:MOST_NAMES]):
                 top = TOP + 20 + 16 * number
                 painter.fillRect(QRectF(left, top, 10, 10), _color(scale.colors[number]))
-                painter.drawText(QRectF(left + 14, top - 3, RIGHT - 24, 16), 0, name)
+                painter.drawText(QRectF(left + 14, top - 3, self._right - 24, 16), 0, name)
             return
         height = min(120.0, plane.height() - 40)
         for number, color in enumerate(scale.colors):
@@ -234,8 +244,8 @@ class ScatterPlot(QWidget):
         factor = 180 / np.pi if scale.kind == "cyclic" else 1.0
         unit = "°" if scale.kind == "cyclic" else ""
         low, high = (f"{factor * limit:.3g}{unit}" for limit in scale.limits)
-        painter.drawText(QRectF(left + 16, TOP + 18, RIGHT - 24, 16), 0, high)
-        painter.drawText(QRectF(left + 16, TOP + 16 + height, RIGHT - 24, 16), 0, low)
+        painter.drawText(QRectF(left + 16, TOP + 18, self._right - 24, 16), 0, high)
+        painter.drawText(QRectF(left + 16, TOP + 16 + height, self._right - 24, 16), 0, low)
 
     # ---- what the user does ---------------------------------------------------------------------
 

@@ -1,5 +1,6 @@
 """Pictures on the screen: one, or a sheet of them over two latents."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ class Sheet(QWidget):
         self._points: NDArray[Any] = np.empty((0, 2))
         self._sd: tuple[float, float] | None = None
         self._cell: tuple[int, int] | None = None
-        self.setMinimumSize(260, 240)
+        self.setMinimumSize(240, 150)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
@@ -201,16 +202,16 @@ class Sheet(QWidget):
     def _draw_axes(self, painter: QPainter, area: QRectF) -> None:
         """Write values below columns and beside rows, and the names of the latents."""
         assert self.grid is not None
-        every = max(1, len(self.grid.x) // 5)
-        for x in self.grid.x[::every]:
+        along, up = len(self.grid.x), len(self.grid.y)
+        for x in self.grid.x[:: max(1, math.ceil(48 * along / area.width()))]:
             at = self.place(x, self.grid.y[0]).x()
             painter.drawText(QRectF(at - 30, area.bottom() + 2, 60, 16), CENTER, f"{x:.2g}")
         painter.drawText(
             QRectF(area.left(), area.bottom() + 18, area.width(), 16), CENTER, self.labels[0]
         )
-        if len(self.grid.y) < 2:
+        if up < 2:
             return
-        for y in self.grid.y[::every]:
+        for y in self.grid.y[:: max(1, math.ceil(22 * up / area.height()))]:
             at = self.place(self.grid.x[0], y).y()
             painter.drawText(QRectF(area.left() - 44, at - 8, 40, 16), RIGHT_MIDDLE, f"{y:.2g}")
         painter.save()
