@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 EMPTY = "Open a run with a trained model; its manifold is shown here."
 CLICK = "Click an atom in the image to see its patch, reconstruction and error bars here."
 MOST = 3000  # chosen atoms that are marked on the sheet
-TITLES = ("at the pointer", "patch of the atom", "reconstructed", "without pose")
+TITLES = ("at the pointer", "patch", "reconstructed", "without pose")
 
 
 class ManifoldWidget(QWidget):
@@ -81,6 +81,7 @@ class ManifoldWidget(QWidget):
         layout.addLayout(row)
         layout.addWidget(self.numbers)
         self.numbers.setWordWrap(True)
+        self.numbers.setMinimumHeight(3 * self.fontMetrics().lineSpacing())
         self.sheet.setToolTip(
             "Move the pointer: decode, and light up the atoms of the cell. "
             "Click: choose them (Shift: in addition)."

@@ -13,7 +13,7 @@ from atomvae.viewer.plugin.explorer_picture import RING
 from atomvae.viewer.plugin.glow import LIT
 from atomvae.viewer.plugin.manifold_walk import Grid
 
-LEFT, BOTTOM, EDGE = 52, 40, 8  # px around the sheet
+LEFT, BOTTOM, EDGE = 64, 40, 8  # px around the sheet
 CENTER = Qt.AlignmentFlag.AlignCenter.value
 RIGHT_MIDDLE = Qt.AlignmentFlag.AlignRight.value | Qt.AlignmentFlag.AlignVCenter.value
 WORDS = Qt.TextFlag.TextWordWrap.value
@@ -101,7 +101,7 @@ class Sheet(QWidget):
         self._points: NDArray[Any] = np.empty((0, 2))
         self._sd: tuple[float, float] | None = None
         self._cell: tuple[int, int] | None = None
-        self.setMinimumSize(240, 150)
+        self.setMinimumSize(240, 190)
         self.setMouseTracking(True)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
 
