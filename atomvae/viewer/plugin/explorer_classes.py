@@ -133,12 +133,16 @@ class ClassPanel(QWidget):
     def _give(self) -> None:
         """Save what is chosen as a class."""
         name = self.name.currentText().strip()
+        from atomvae.run.labels import PLACE
+
         try:
             if self._classes is None:
                 return
             if not name:
                 raise InputError("the class has no name; type one, e.g. vacancy")
-            self._classes.give(self._atoms.table[self._atoms.chosen], name)
+            table = self._atoms.table
+            kept = [column for column in PLACE if column in table]  # copying all takes long
+            self._classes.give(table[kept][self._atoms.chosen], name)
             count = self._classes.counts()[name]
             self.note.setText(f"{name}: {count:,} atoms, written to {self._classes.folder.name}")
         except (InputError, OSError) as error:
