@@ -85,6 +85,9 @@ class ModelConfig(Settings):
     """Numbers that describe the content of a patch; None: the variant's default."""
     classes: int | None = Field(default=None, ge=2)
     """Number of classes, for variants that have them; None: the variant's default."""
+    labels: bool = False
+    """Whether the classes that were given to atoms in the viewer are known while training: for
+    variants with classes, such as ssrvae. They lie in the run folder."""
 
     @property
     def label(self) -> str:

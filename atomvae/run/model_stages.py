@@ -9,11 +9,13 @@ import zarr
 from atomvae.errors import InputError
 from atomvae.run.atomic import replacing
 from atomvae.run.config import ModelConfig
+from atomvae.run.labels import label_numbers, read_labels, with_labels
 from atomvae.run.runner import Figures, Work
-from atomvae.run.tables import write_table
+from atomvae.run.tables import open_group, write_table
 
 if TYPE_CHECKING:
     from atomvae.model.model import Model
+    from atomvae.run.folder import RunFolder
 
 MANIFOLD_SIDE = 12  # pictures along each side of a manifold
 
@@ -92,6 +94,11 @@ def check_variant(config: ModelConfig) -> None:
             f"model.variant is {config.variant!r}, expected one of {', '.join(variants())}"
         )
     known = inspect.signature(getattr(zoo, config.variant)).parameters
+    if config.labels and "classes" not in known:
+        raise InputError(
+            f"{config.variant} has no classes to be known; set model.variant to ssrvae or ssvae, "
+            "or remove model.labels"
+        )
     for name in ("latent_dim", "classes"):
         if getattr(config, name) is not None and name not in known:
             raise InputError(f"{config.variant} has no {name}; remove model.{name}")
@@ -107,6 +114,11 @@ def train_stage(work: Work) -> Figures:
 
     folder, config = work.folder, work.pipeline.model
     patches = folder.patches()
+    known: dict[str, Any] | None = None
+    names: list[str] = []
+    if config.labels:
+        numbers, names = label_numbers(read_labels(folder), folder.atoms(), patches.atom_id[:])
+        config, known = with_labels(config, names), {"class": numbers}
     model = build_model(config, patches.layout.shape, work.pipeline.seed)
     checkpoints = folder.private / "checkpoints"
     checkpoint = checkpoints / f"{config.label}-{work.key[:16]}.safetensors"
@@ -117,12 +129,14 @@ def train_stage(work: Work) -> Figures:
     def told(state: dict[str, float]) -> None:
         work.progress(state["step"], state["steps"])
 
-    history = train(model, patches, work.pipeline.train, checkpoint=checkpoint, progress=told)
+    history = train(
+        model, patches, work.pipeline.train, known=known, checkpoint=checkpoint, progress=told
+    )
     with replacing(folder.private / "models" / config.label, folder.scratch) as temporary:
         save_model(model, temporary)
     with replacing(folder.path / "models" / config.label, folder.scratch) as temporary:
         group = zarr.open_group(temporary, mode="w", zarr_format=3)
-        group.attrs.update({"key": work.key, "model": config.label})
+        group.attrs.update({"key": work.key, "model": config.label, "class_names": names})
         write_table(temporary / "history", history, {"model": config.label})
         if any(f.name == "z" for f in model.latent):
             codes = any(type(f) is Code for f in model.latent)  # they have no prior
@@ -179,6 +193,10 @@ def map_stage(work: Work) -> Figures:
         measured = model_symmetry(folder.model(label), latents)
         order, confidence = measured.n, measured.confidence
     table = map_latents(atoms, latents, symmetry=order)
+    if names := _class_names(folder, label):
+        number = table["class"].to_numpy()
+        free = [f"class {i}" for i in range(len(names), number.max(initial=0) + 1)]
+        table["class_name"] = np.array([*names, *free], object)[number]
     folder.write_parquet("atoms", table)
     figures: dict[str, Any] = {"rows": len(table), "columns": list(table.columns)}
     line = f"{len(table)} atoms, {table.shape[1]} columns"
@@ -186,3 +204,9 @@ def map_stage(work: Work) -> Figures:
         figures |= {"symmetry": int(order), "confidence": round(float(confidence), 4)}
         line += f", {order}-fold motif" + ("" if np.isnan(confidence) else f" ({confidence:.2f})")
     return figures | {"summary": line}
+
+
+def _class_names(folder: "RunFolder", label: str) -> list[str]:
+    """Names of the classes of a model that was trained with labels, else none."""
+    path = folder.path / "models" / label
+    return list(open_group(path).attrs.get("class_names", [])) if path.exists() else []

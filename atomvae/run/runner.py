@@ -63,6 +63,11 @@ class Work:
         return path
 
 
+def _reads_nothing(folder: RunFolder, pipeline: Pipeline) -> dict[str, Any]:
+    """Most stages know all from their settings and from other stages."""
+    return {}
+
+
 @dataclass(frozen=True)
 class Stage:
     """A step of the pipeline.
@@ -82,6 +87,9 @@ class Stage:
         A path in the run folder that exists when it is done; ``{model}`` is the model's name.
     version : int
         Raised when the same settings come to mean another result.
+    reads : callable
+        What it reads in the run folder besides the results of other stages, as plain values by
+        name; added to its settings.
     """
 
     name: str
@@ -90,6 +98,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     product: str = "zarr.json"
     version: int = 1
+    reads: Callable[[RunFolder, Pipeline], dict[str, Any]] = _reads_nothing
 
 
 @dataclass(frozen=True)
@@ -108,6 +117,8 @@ class State:
         Why it is not done; empty when it is.
     marker : dict
         What is known of the last time it ran.
+    settings : dict
+        What its result depends on, besides other stages.
     """
 
     stage: Stage
@@ -115,6 +126,7 @@ class State:
     done: bool
     reason: str
     marker: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def stage_states(
@@ -141,7 +153,8 @@ def stage_states(
     keys: dict[str, str] = {}
     states: list[State] = []
     for stage in stages:
-        settings = json.loads(json.dumps(stage.settings(pipeline)))
+        plain = stage.settings(pipeline) | stage.reads(folder, pipeline)
+        settings = json.loads(json.dumps(plain))
         needed = [keys[name] for name in stage.needs] or [inputs]
         text = json.dumps([stage.name, stage.version, settings, needed], sort_keys=True)
         keys[stage.name] = hashlib.sha256(text.encode()).hexdigest()
@@ -156,7 +169,7 @@ def stage_states(
             reason = "; ".join(changed) or f"{', '.join(other) or 'input'} changed"
         elif not (folder.path / stage.product.format(model=pipeline.model.label)).exists():
             reason = f"{stage.product.format(model=pipeline.model.label)} is missing"
-        states.append(State(stage, keys[stage.name], not reason, reason, marker))
+        states.append(State(stage, keys[stage.name], not reason, reason, marker, plain))
     return states
 
 
@@ -215,7 +228,7 @@ def run_stages(
             {
                 "stage": name,
                 "key": state.key,
-                "settings": state.stage.settings(pipeline),
+                "settings": state.settings,
                 "needs": {s.stage.name: s.key for s in states if s.stage.name in state.stage.needs},
                 "seed": pipeline.seed,
                 "versions": software_versions(),

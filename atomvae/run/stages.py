@@ -19,6 +19,7 @@ from atomvae.patches.store import PatchLayout, PatchStore
 from atomvae.run.atomic import move, replacing, write_text
 from atomvae.run.compute import map_tasks
 from atomvae.run.config import Pipeline
+from atomvae.run.labels import labels_key
 from atomvae.run.model_stages import encode_stage, map_stage, train_stage
 from atomvae.run.runner import Figures, Stage, Work
 from atomvae.run.sources import fingerprints, open_source
@@ -246,6 +247,14 @@ def _settings(*names: str) -> Any:
     return pick
 
 
+def _train_settings(pipeline: Pipeline) -> dict[str, Any]:
+    """What a training depends on; labels only if there are any."""
+    plain: dict[str, Any] = _settings("model", "train", "seed")(pipeline)
+    if not pipeline.model.labels:
+        del plain["model"]["labels"]
+    return plain
+
+
 def _import_settings(pipeline: Pipeline) -> dict[str, Any]:
     """What the import depends on: the names of files matter, their folders do not."""
     names = ("pixel_size_nm", "frame_time_s", "dataset", "copy_movie", "copy_limit_gb", "movie")
@@ -267,8 +276,8 @@ STAGES = (
     Stage("link", link_stage, _settings("link"), ("drift", "detect"), "atoms/track"),
     Stage("patches", patches_stage, _settings("patches"), ("detect",), "patches/zarr.json"),
     Stage(
-        "train", train_stage, _settings("model", "train", "seed"), ("patches",),
-        ".atomvae/models/{model}/model.yaml",
+        "train", train_stage, _train_settings, ("patches",),
+        ".atomvae/models/{model}/model.yaml", reads=labels_key,
     ),
     Stage("encode", encode_stage, _settings(), ("train",), "latents/{model}/zarr.json"),
     Stage(
