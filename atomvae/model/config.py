@@ -8,7 +8,7 @@ from pydantic import Field
 from atomvae.errors import InputError
 from atomvae.model.model import Model
 from atomvae.model.objective import TermWeight
-from atomvae.settings import Settings
+from atomvae.settings import Settings, unit
 
 STEPS = 600  # of a default run: enough for content and pose of a few thousand patches
 BATCH = 64  # patches per step of such a run
@@ -27,17 +27,17 @@ class TrainConfig(Settings):
     9
     """
 
-    epochs: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1, json_schema_extra=unit("passes"))
     """Passes over the patches, at most."""
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1, json_schema_extra=unit("patches"))
     """Patches per step."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak of the one-cycle schedule."""
-    pixels: int | None = Field(default=None, ge=1)
+    pixels: int | None = Field(default=None, ge=1, json_schema_extra=unit("px"))
     """Pixels decoded per patch and step, shared by the turned copies and classes."""
     keep_branches: int | None = Field(default=None, ge=1)
     """Turned copies times classes that are still decoded once the pose is found."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, json_schema_extra=unit("epochs"))
     """Stop after so many epochs without a better held-out score; None is a third of all, for it
     is when the learning rate falls that most is gained."""
     held_out: float = Field(default=0.1, ge=0, lt=1)

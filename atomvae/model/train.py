@@ -238,7 +238,8 @@ def train(
     checkpoint
         File that holds the state of the run, written every few seconds.
     progress
-        Called after every step with epoch, step, steps, loss, the terms and patches_per_s.
+        Called after every step with epoch, step, steps, loss, the terms, patches_per_s and, once
+        an epoch has ended, its held_out.
 
     Returns
     -------
@@ -341,7 +342,8 @@ def _loop(
             speed = (state.step - first) * run.batch / max(time.monotonic() - began, 1e-9)
             values = {name: float(value) for name, value in terms.items()}
             position = {"epoch": epoch + 1, "step": state.step, "steps": run.total}
-            progress({**position, **values, "patches_per_s": speed})
+            judged = {"held_out": state.history[-1]["held_out"]} if state.history else {}
+            progress({**position, **values, **judged, "patches_per_s": speed})
         ends = state.step % run.steps == 0
         if not ends and state.step % CHECK:
             continue

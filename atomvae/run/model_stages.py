@@ -116,6 +116,8 @@ def train_stage(work: Work) -> Figures:
 
     def told(state: dict[str, float]) -> None:
         work.progress(state["step"], state["steps"])
+        if work.watch is not None:
+            work.watch(model, state)
 
     history = train(model, patches, work.pipeline.train, checkpoint=checkpoint, progress=told)
     with replacing(folder.private / "models" / config.label, folder.scratch) as temporary:
