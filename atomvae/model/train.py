@@ -17,12 +17,12 @@ from torch import Tensor
 from atomvae.errors import InputError
 from atomvae.model.batches import Batches, read_targets
 from atomvae.model.checkpoint import Progress, load_tensors, restore, save_tensors, snapshot
-from atomvae.model.config import BATCH, STEPS, TrainConfig, check_weights
+from atomvae.model.config import BATCH, STEPS, TermWeight, TrainConfig
 from atomvae.model.data import choose_device, read_images, split_rows
 from atomvae.model.guess import ROWS, first_guess
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.model import Model
-from atomvae.model.objective import TermWeight, content_gate, objective, one_cycle
+from atomvae.model.objective import check_weights, content_gate, objective, one_cycle
 from atomvae.model.precision import products
 from atomvae.model.processes import (
     add_gradients,
