@@ -1,5 +1,6 @@
 """Every setting of a pipeline as a row of a form: what it is called, its unit, what it may be."""
 
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
@@ -180,11 +181,12 @@ def _field(path: str, field: FieldInfo) -> SettingField:
     extra = field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
     words = name.removesuffix(suffix).replace("_", " ")
     kind, choices = _kind(field.annotation)
+    text = " ".join((field.description or "").split())
     return SettingField(
         path=path,
         label=field.title or words[:1].upper() + words[1:],
         unit=str(extra.get("unit", UNITS.get(suffix, ""))),
-        help=" ".join((field.description or "").replace("`", "").split()),
+        help=re.sub(r"\bNone\b", "empty", text.replace("`", "")),
         kind=kind,
         default=_plain(field.get_default(call_default_factory=True)),
         choices=choices or tuple(str(example) for example in field.examples or ()),

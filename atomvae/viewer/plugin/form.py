@@ -25,6 +25,7 @@ from atomvae.run.fields import SettingField, section_help
 TICKS = 100  # of a slider, from a quarter of its middle to four times it
 REACH = 4.0
 FROM_DATA = "from the data"
+MEASURED = "{} (measured)"
 
 
 class SettingsForm(QWidget):
@@ -85,7 +86,7 @@ class SettingsForm(QWidget):
             help_text = QLabel(field.help)
             help_text.setObjectName("help")
             help_text.setWordWrap(True)
-            help_text.setStyleSheet("QLabel#help { font-size: 10px; color: palette(mid); }")
+            help_text.setStyleSheet("QLabel#help { font-size: 10px; }")
             help_text.setEnabled(False)
             for part in (label, editor):
                 part.setToolTip(f"<p>{field.help}</p><p><code>{field.path}</code></p>")
@@ -131,14 +132,15 @@ class TextEditor(QWidget):
         self._middle = math.nan
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.line, 1)
+        row.addWidget(self.line, 2)
         if slider:
             self.slider = QSlider(Qt.Orientation.Horizontal)
             self.slider.setRange(0, TICKS)
             self.slider.setEnabled(False)  # until the data say where its middle is
             self.slider.setAccessibleName(f"{field.label} slider")
+            self.slider.setMinimumWidth(60)
             self.slider.valueChanged.connect(self._slid)
-            row.addWidget(self.slider, 2)
+            row.addWidget(self.slider, 3)
         default = "" if field.default in (None, [], "") else f"{field.default}"
         self.line.setPlaceholderText(default or (FROM_DATA if field.optional else ""))
         self.line.textEdited.connect(self._typed)
@@ -181,7 +183,9 @@ class TextEditor(QWidget):
     def suggest(self, value: Any) -> None:
         """Show a value found in the data where nothing is entered; None forgets it."""
         text = f"{value:.4g}" if isinstance(value, float) else str(value)
-        self.line.setPlaceholderText(FROM_DATA if value is None else f"{text}  ({FROM_DATA})")
+        if self.slider is None:
+            text = MEASURED.format(text)
+        self.line.setPlaceholderText(FROM_DATA if value is None else text)
         if self.slider is not None and isinstance(value, int | float) and value > 0:
             self._middle = float(value)
             self.slider.setEnabled(True)
@@ -220,6 +224,9 @@ class ChoiceEditor(QWidget):
         self.field = field
         self.list = self.focus = QComboBox()
         self.list.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Fixed)
+        self.list.setMinimumContentsLength(6)
+        policy = QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+        self.list.setSizeAdjustPolicy(policy)
         self.list.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         words = ("yes", "no") if field.kind == "yes or no" else field.choices
         if field.optional:
@@ -255,7 +262,7 @@ class ChoiceEditor(QWidget):
         """Show what the data say beside the entry that leaves it to them."""
         if self.field.optional:
             text = {True: "yes", False: "no"}.get(value, value)
-            self.list.setItemText(0, FROM_DATA if value is None else f"{text}  ({FROM_DATA})")
+            self.list.setItemText(0, FROM_DATA if value is None else MEASURED.format(text))
 
 
 class Section(QWidget):

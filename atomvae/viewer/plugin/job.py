@@ -261,15 +261,42 @@ def calibration(layer: Any) -> dict[str, float]:
     dict
         ``pixel_size_nm`` and ``frame_time_s``.
     """
-    found: dict[str, float] = {}
+    about = {"scale": layer.scale, "units": layer.units}
     wanted = [("pixel_size_nm", -1, "nm"), ("frame_time_s", 0, "s")][: layer.ndim - 1]
-    for name, axis, unit in wanted:
-        try:
-            value = (float(layer.scale[axis]) * layer.units[axis]).to(unit).magnitude
-        except Exception:  # pint says in several ways that pixels are no length
-            continue
-        found[name] = float(f"{value:.6g}")
-    return found
+    sizes = {name: axis_size(about, axis, unit) for name, axis, unit in wanted}
+    return {name: float(f"{size:.6g}") for name, size in sizes.items() if size is not None}
+
+
+def axis_size(about: dict[str, Any], axis: int, unit: str) -> float | None:
+    """Step along an axis of a layer in a unit; None when it is not calibrated.
+
+    Parameters
+    ----------
+    about : dict
+        ``scale`` and ``units`` of a layer.
+    axis : int
+        Which.
+    unit : str
+        E.g. ``"nm"``.
+
+    Returns
+    -------
+    float or None
+
+    Examples
+    --------
+    >>> axis_size({"scale": (0.5, 1.0), "units": ("s", "pixel")}, 0, "ms")
+    500.0
+    """
+    import pint
+
+    try:
+        step = pint.get_application_registry().Quantity(
+            float(about["scale"][axis]), str(about["units"][axis])
+        )
+        return float(step.to(unit).magnitude)
+    except Exception:  # pint says in several ways that pixels are no length
+        return None
 
 
 def movie_file(layer: Any, file: str, out: Path) -> Path:

@@ -58,6 +58,8 @@ class Plot(QWidget):
         self.curves: list[Curve] = []
         self.mark: float | None = None
         self.message = ""
+        self._ends: tuple[float, float, float, float] | None = None
+        self._area: QRectF | None = None
         self.setFocusPolicy(Qt.FocusPolicy.StrongFocus)
         self.setSizePolicy(QSizePolicy.Policy.Expanding, QSizePolicy.Policy.Expanding)
         self.setMinimumHeight(140)
@@ -70,7 +72,18 @@ class Plot(QWidget):
     def show_curves(self, curves: Sequence[Curve], message: str = "") -> None:
         """Draw other curves; a message where there are none."""
         self.curves, self.message = list(curves), message
+        self._ends = self._area = None
         self.update()
+
+    def resizeEvent(self, event: Any) -> None:
+        """Measure anew."""
+        self._area = None
+        super().resizeEvent(event)
+
+    def changeEvent(self, event: Any) -> None:
+        """Measure anew when the font or the theme changes."""
+        self._area = None
+        super().changeEvent(event)
 
     def set_mark(self, x: float | None) -> None:
         """Move the vertical line."""
@@ -80,20 +93,25 @@ class Plot(QWidget):
 
     def limits(self) -> tuple[float, float, float, float]:
         """Ends of x and of y, with a margin above and below."""
-        x = _ends([c.x for c in self.curves])
-        y = _ends([part for c in self.curves for part in (c.y, c.low, c.high) if part is not None])
-        margin = 0.06 * (y[1] - y[0])
-        return x[0], x[1], y[0] - margin, y[1] + margin
+        if self._ends is None:
+            x = _ends([c.x for c in self.curves])
+            parts = [p for c in self.curves for p in (c.y, c.low, c.high) if p is not None]
+            y = _ends(parts)
+            margin = 0.06 * (y[1] - y[0])
+            self._ends = x[0], x[1], y[0] - margin, y[1] + margin
+        return self._ends
 
     def area(self) -> QRectF:
         """Where the curves are drawn, in pixels of the widget."""
-        text = QFontMetricsF(self.font())
-        _, _, low, high = self.limits()
-        wide = max(text.horizontalAdvance(_text(v)) for v in ticks(low, high, self._count(False)))
-        left = wide + text.height() + 12
-        top = text.height() * self._legend_rows() + 6
-        below = 2 * text.height() + 10
-        return QRectF(left, top, max(20, self.width() - left - 10), self.height() - top - below)
+        if self._area is None:
+            text = QFontMetricsF(self.font())
+            _, _, low, high = self.limits()
+            marks = ticks(low, high, self._count(False))
+            left = max(text.horizontalAdvance(_text(v)) for v in marks) + text.height() + 12
+            top = text.height() * self._legend_rows() + 6
+            high = max(20.0, self.height() - top - 2 * text.height() - 10)
+            self._area = QRectF(left, top, max(20.0, self.width() - left - 10), high)
+        return self._area
 
     def place(self, x: float, y: float) -> QPointF:
         """Pixel of a point."""
