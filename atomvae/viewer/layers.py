@@ -325,8 +325,15 @@ def _angle_layer(
     """Arrows or spokes, coloured by the direction modulo the symmetry, in degrees."""
     pixel = (shared["scale"][1], shared["scale"][2])
     reach = 0.75 if symmetry == 1 else 0.48  # spokes of neighbours just meet
-    vectors, rows = angle_marks(table, symmetry, reach * spacing, pixel)
     period = 360.0 / symmetry
+    marked, spokes = table, symmetry
+    if symmetry > 1 and symmetry * len(table) > MANY_MARKS:  # one spoke says it, too
+        half = np.pi / symmetry
+        folded = np.mod(table["angle"] + half, 2 * half) - half
+        marked, spokes = table.assign(angle=folded), 1
+        if "angle_sd" in table:  # which shrinks marks by the symmetry
+            marked = marked.assign(angle_sd=symmetry * table["angle_sd"])
+    vectors, rows = angle_marks(marked, spokes, reach * spacing, pixel)
     degrees = np.mod(np.degrees(table["angle"].to_numpy(np.float64)[rows]), period)
     scale = ColorScale(degrees, "cyclic", (0.0, period), hue_circle())
     own = [name for name in ("atom_id", *ANGLES, "angle_sd") if name in table]

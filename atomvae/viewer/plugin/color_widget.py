@@ -122,12 +122,16 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
     from atomvae.viewer.colors import table_scale
 
     scale = table_scale(layer.features, column)
-    layer.face_color_mode = "direct"  # else the new values meet the map of the old column
-    if not _same(layer.features[column].to_numpy(), scale.values):
-        layer.features = layer.features.assign(**{column: scale.values})
     about = layer.metadata.get("atomvae", {})
     layer.metadata = layer.metadata | {"atomvae": about | scale.about(column)}
-    for name, value in scale.settings("face", column).items():
+    if not _same(layer.features[column].to_numpy(), scale.values):
+        layer.face_color_mode = "direct"  # else the new values meet the map of the old column
+        layer.features = layer.features.assign(**{column: scale.values})
+    settings = scale.settings("face", column)
+    if scale.kind != "names":  # the colours last: else all are computed anew at each step
+        layer.face_color_mode = "direct"
+        settings["face_color"] = settings.pop("face_color")
+    for name, value in settings.items():
         setattr(layer, name, value)
 
 

@@ -58,16 +58,28 @@ class SettingsForm(QWidget):
         column.addWidget(
             self._grid([(self.fields[p], text) for p, text in common.items()], sliders)
         )
-        groups: dict[str, list[tuple[SettingField, str]]] = {}
+        self._sliders = sliders
+        self._groups: dict[str, list[tuple[SettingField, str]]] = {}
         for path, field in self.fields.items():
             if path not in common:
-                groups.setdefault(field.section, []).append((field, field.label))
-        for name, rows in groups.items():
+                self._groups.setdefault(field.section, []).append((field, field.label))
+
+    def build(self) -> bool:
+        """Build the next section: a window that is opened does not wait for all; False at the end.
+
+        Returns
+        -------
+        bool
+            Whether there is more to build.
+        """
+        if self._groups:
+            name = next(iter(self._groups))
             title = (name or "run").replace(".", ": ").capitalize()
             section = Section(title, section_help(name) if name != "movie" else "The movie.")
-            section.body.layout().addWidget(self._grid(rows, sliders))
+            section.body.layout().addWidget(self._grid(self._groups.pop(name), self._sliders))
             self.sections[name] = section
-            column.addWidget(section)
+            self.layout().addWidget(section)
+        return bool(self._groups)
 
     def _grid(self, rows: list[tuple[SettingField, str]], sliders: Collection[str]) -> QWidget:
         """Fields under each other, each over its help."""

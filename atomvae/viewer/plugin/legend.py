@@ -46,13 +46,16 @@ def show_legend(viewer: Any) -> None:
 
     overlays = viewer.canvas.overlays
     wanted = legend_entries(viewer.layers) if preference("display", "legend", True) else []
-    own = [name for name in overlays if name.startswith(PREFIX)]
-    there = [(str(overlays[n].position), overlays[n].text, tuple(overlays[n].color)) for n in own]
+    own = [overlays[name] for name in sorted(overlays) if name.startswith(PREFIX)]
+    there = [(str(o.position), o.text, tuple(o.color)) for o in own if o.visible]
     if _rounded(there) == _rounded(wanted):
         return
-    for name in own:
-        del overlays[name]
-    for number, (place, text, color) in enumerate(wanted):
+    for overlay, (place, text, color) in zip(own, wanted, strict=False):
+        overlay.text, overlay.color, overlay.position = text, color, place
+        overlay.visible = True
+    for overlay in own[len(wanted) :]:
+        overlay.visible = False
+    for number, (place, text, color) in enumerate(wanted[len(own) :], len(own)):
         overlays[f"{PREFIX}_{number:02d}"] = TextOverlay(
             text=text, color=color, position=place, font_size=13, visible=True, box=True
         )

@@ -5,7 +5,7 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, Signal
+from qtpy.QtCore import Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QCheckBox,
     QComboBox,
@@ -183,10 +183,18 @@ class PipelineWidget(QWidget):
         from atomvae.run.fields import setting_fields
         from atomvae.viewer.plugin.form import SettingsForm
 
-        self.form = SettingsForm(setting_fields(), COMMON, SLIDERS)
-        self.form.changed.connect(self._setting_changed)
+        form = SettingsForm(setting_fields(), COMMON, SLIDERS)
+        self._column.insertWidget(self._place, form)
+        QTimer.singleShot(0, form, lambda: self._build(form))
+
+    def _build(self, form: Any) -> None:
+        """Build one section after the other, between other events."""
+        if form.build():
+            QTimer.singleShot(0, form, lambda: self._build(form))
+            return
         self._waiting.hide()
-        self._column.insertWidget(self._place, self.form)
+        self.form = form
+        form.changed.connect(self._setting_changed)
         self._movie_changed()
         self.ready.emit()
 

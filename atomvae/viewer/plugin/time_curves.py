@@ -133,10 +133,12 @@ def _shares(
     found = []
     for kind in count:
         low, high = wilson_interval(count[kind], total)
-        yes_no = {"True": "yes", "False": "no"}.get(str(kind), str(kind))
+        number = isinstance(kind, int | float) and not isinstance(kind, bool)
+        word = f"{kind:g}" if number else str(kind)
+        yes_no = {"True": "yes", "False": "no"}.get(word, word)
         value = kind if scale.kind == "steps" else yes_no
         color = tuple(scale.rgba(np.array([value], object if scale.names else float))[0, :3])
-        label = f"{column} {kind}" + (" of the chosen" if own else "")
+        label = f"{column} {yes_no}" + (" of the chosen" if own else "")
         x, y = count.index.to_numpy(float) * frame_time, (count[kind] / total).to_numpy(float)
         found.append(Curve(label, x, y, np.asarray(low), np.asarray(high), color, dashed=own))
     return found
