@@ -124,12 +124,11 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
     scale = table_scale(layer.features, column)
     about = layer.metadata.get("atomvae", {})
     layer.metadata = layer.metadata | {"atomvae": about | scale.about(column)}
+    layer.face_color_mode = "direct"  # else the new values meet the map of the old column
     if not _same(layer.features[column].to_numpy(), scale.values):
-        layer.face_color_mode = "direct"  # else the new values meet the map of the old column
         layer.features = layer.features.assign(**{column: scale.values})
     settings = scale.settings("face", column)
-    if scale.kind != "names":  # the colours last: else all are computed anew at each step
-        layer.face_color_mode = "direct"
+    if scale.kind != "names":  # the column last: else all colours are computed three times
         settings["face_color"] = settings.pop("face_color")
     for name, value in settings.items():
         setattr(layer, name, value)

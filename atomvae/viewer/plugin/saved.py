@@ -223,6 +223,7 @@ def _keep_image(layer: Any, run: Any) -> str:
 def _kept_image(path: Path, state: dict[str, Any]) -> LayerData | None:
     """An image that was kept in the run; None if it is gone."""
     import dask.array as da
+    from napari.utils.colormaps import AVAILABLE_COLORMAPS
 
     from atomvae.run.tables import open_group
 
@@ -232,7 +233,9 @@ def _kept_image(path: Path, state: dict[str, Any]) -> LayerData | None:
         data = da.from_zarr(group["data"])
     except (InputError, KeyError, TypeError, ValueError):
         return None
-    colors = {"colors": about.pop("colors"), "name": state["colormap"]}
+    colors: Any = {"colors": about.pop("colors"), "name": state["colormap"]}
+    if state["colormap"] in AVAILABLE_COLORMAPS:
+        colors = state["colormap"]
     options = {"name": state["name"], "colormap": colors, "metadata": {}, **about}
     state["colormap"] = colors
     return data, options, "image"
