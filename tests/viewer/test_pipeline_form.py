@@ -74,7 +74,8 @@ def test_what_is_entered_comes_back_from_the_yaml(qtbot, tmp_path):
         entered[field.path] = value
     form.fill(entered)
     assert form.values() == entered
-    file = write_settings(tmp_path, tmp_path / "gold.tif", entered)
+    file = tmp_path / "gold.yaml"
+    write_settings(file, "gold", tmp_path / "gold.tif", entered)
     loaded = load_pipeline(file).model_dump(mode="json")
     for path, value in entered.items():
         place = loaded["movie"][0] if path == "movie.frames" else loaded
@@ -289,3 +290,32 @@ def test_only_the_newest_request_counts(qtbot):
     newest.ask(9)
     qtbot.waitUntil(lambda: got == [0, 7, "nine is wrong"], timeout=20_000)
     assert seen == [0, 7, 9] and not newest.busy
+
+
+@pytest.mark.gui
+def test_heartbeat_measures_a_freeze_and_the_preview_is_none(viewer, pipeline, qtbot):
+    """The mechanism of the benchmark, and that a long search does not run among the events."""
+    import threading
+    import time
+    from importlib.util import module_from_spec, spec_from_file_location
+    from pathlib import Path
+
+    file = Path(__file__).parent / "heartbeat.py"
+    spec = spec_from_file_location("heartbeat", file)
+    spec.loader.exec_module(module := module_from_spec(spec))
+    beat = module.Heartbeat()
+    beat.watch(lambda: time.sleep(0.3))
+    assert beat.longest >= 0.3 and beat.longest_cpu < 0.3
+    threads = []
+    search = pipeline.rings._newest._function
+
+    def slow(*arguments):
+        threads.append(threading.current_thread())
+        time.sleep(0.4)
+        return search(*arguments)
+
+    pipeline.rings._newest._function = slow
+    image = np.asarray(frame_of_dots())
+    beat.watch(lambda: viewer.add_image(image), until=lambda: "candidates" in pipeline.found.text())
+    assert beat.beats > 20
+    assert threads and threading.main_thread() not in threads

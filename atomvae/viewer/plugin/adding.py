@@ -55,6 +55,7 @@ def make_layers(path: str | Path) -> list[Any]:
     -------
     list of napari.layers.Layer
     """
+    from matplotlib import colormaps  # noqa: F401  (here, since the window must not wait for it)
     from napari.layers import Layer
 
     from atomvae.viewer.plugin.reader import run_layers

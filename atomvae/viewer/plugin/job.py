@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import yaml
 
 from atomvae.errors import InputError
-from atomvae.run.fields import flat, nested
 
 SUFFIX = ".atomvae.zarr"
 STAGES = ("import", "drift", "detect", "link", "patches", "train", "encode", "map")
@@ -59,7 +58,9 @@ def follow(job: Job, children: list[Any], stopped: Event) -> Generator[dict[str,
         else:
             job.out.mkdir(parents=True, exist_ok=True)
             movie = movie_file(job.layer, job.file, job.out)
-            source = write_settings(job.out, movie, job.settings)
+            name = run_name(movie.name.partition(".")[0])
+            source = job.out / f"{name}.yaml"
+            write_settings(source, name, movie, job.settings)
             yield {"command": f"atomvae run {source} --out {job.out}"}
         children.append(Child(source, job.out))
         if stopped.is_set():
@@ -90,22 +91,19 @@ def run_name(movie: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", movie).strip("_.-") or "movie"
 
 
-def write_settings(out: Path, movie: Path, settings: dict[str, Any]) -> Path:
+def write_settings(file: Path, name: str, movie: Path, settings: dict[str, Any]) -> None:
     """Write the YAML that reproduces what was clicked.
 
     Parameters
     ----------
-    out : Path
-        Folder of the results.
+    file : Path
+        To write.
+    name : str
+        Of the run.
     movie : Path
         File of the movie.
     settings : dict
         By path, such as ``"detect.width_px"``; only what was chosen.
-
-    Returns
-    -------
-    Path
-        The YAML file.
 
     Raises
     ------
@@ -115,17 +113,16 @@ def write_settings(out: Path, movie: Path, settings: dict[str, Any]) -> Path:
     Examples
     --------
     >>> import tempfile
-    >>> file = write_settings(Path(tempfile.mkdtemp()), Path("/a/gold.tif"), {"train.epochs": 3})
+    >>> file = Path(tempfile.mkdtemp()) / "gold.yaml"
+    >>> write_settings(file, "gold", Path("/a/gold.tif"), {"train.epochs": 3})
     >>> print(file.read_text())
     name: gold
     movie: /a/gold.tif
     train:
       epochs: 3
     """
-    name = run_name(movie.name.partition(".")[0])
-    path = out / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(plain_settings(name, movie, settings), sort_keys=False))
-    return path
+    plain = plain_settings(name, movie, settings)
+    file.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
 def plain_settings(name: str, movie: Path, settings: dict[str, Any]) -> dict[str, Any]:
@@ -150,6 +147,7 @@ def plain_settings(name: str, movie: Path, settings: dict[str, Any]) -> dict[str
         If a setting is wrong, in one sentence.
     """
     from atomvae.run.config import Pipeline
+    from atomvae.run.fields import nested
     from atomvae.run.yaml_text import validate
 
     plain = nested(settings)
@@ -202,7 +200,7 @@ def chosen_settings(plain: dict[str, Any]) -> dict[str, Any]:
     >>> chosen_settings({"name": "a", "movie": "a.tif", "seed": 0, "train": {"epochs": 3}})
     {'train.epochs': 3}
     """
-    from atomvae.run.fields import setting_fields
+    from atomvae.run.fields import flat, setting_fields
 
     movie = plain.get("movie")
     source = movie[0] if isinstance(movie, list) and movie else movie
@@ -354,3 +352,24 @@ def _holds(path: str, frames: Any) -> bool:
         )
     except Exception:  # whatever hinders us from reading it, the frames are at hand
         return False
+
+
+def duration(seconds: float) -> str:
+    """Say a time as people do.
+
+    Parameters
+    ----------
+    seconds : float
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> duration(3.2), duration(100), duration(8000)
+    ('3 s', '2 min', '2.2 h')
+    """
+    if seconds < 90:
+        return f"{max(seconds, 1):.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -5,39 +5,26 @@ from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt, QTimer, Signal
-from qtpy.QtWidgets import (
-    QCheckBox,
-    QComboBox,
-    QFileDialog,
-    QFormLayout,
-    QFrame,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
-    QScrollArea,
-    QSizePolicy,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QFileDialog
 
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.job import (
     Job,
     Unfinished,
     calibration,
+    duration,
     follow,
     is_movie,
+    plain_settings,
     read_settings,
     run_name,
     unfinished,
+    write_settings,
 )
 from atomvae.viewer.plugin.newest import Newest
-from atomvae.viewer.plugin.preferences import preference
+from atomvae.viewer.plugin.pipeline_parts import PipelineParts
 from atomvae.viewer.plugin.preview_layer import PreviewLayer
-from atomvae.viewer.plugin.training_view import TrainingView
 
 if TYPE_CHECKING:
     import napari
@@ -59,7 +46,7 @@ COMMON = {
 SLIDERS = ("detect.spacing_px", "detect.width_px", "detect.threshold")
 
 
-class PipelineWidget(QWidget):
+class PipelineWidget(PipelineParts):
     """Every setting of a run, a live preview of the atoms, and buttons to run, stop and go on.
 
     Parameters
@@ -84,8 +71,6 @@ class PipelineWidget(QWidget):
         self._source: Any = None  # the open layer that is analysed
         self._offer: Unfinished | None = None  # a run that could be continued
         self.form: Any = None
-        self._make_parts()
-        self._lay_out()
         self._connect()
         self._busy(False)
         if "atomvae.run.fields" in sys.modules:
@@ -95,69 +80,6 @@ class PipelineWidget(QWidget):
             loader.ready.connect(self._make_form)
             loader.ask()
         self.refresh()
-
-    # ---- building -----------------------------------------------------------------------------
-
-    def _make_parts(self) -> None:
-        """Make what has a name."""
-        self.movie = QComboBox()
-        self.file = Place(self, "a movie", folder=False)
-        self.out = Place(self, "where the run goes", folder=True)
-        self.out.text.setText(preference("results", "folder", str(Path.home() / "atomvae")))
-        self.offer = QLabel("")
-        self.resume = QPushButton("C&ontinue that run")
-        self.preview = QCheckBox("&Preview the atoms of this frame")
-        self.found = QLabel("")
-        self.run = QPushButton("&Run")
-        self.cancel = QPushButton("&Cancel")
-        self.save = QPushButton("&Save settings ...")
-        self.load = QPushButton("&Load settings ...")
-        self.bar = QProgressBar()
-        self.bar.setRange(0, 1000)
-        self.left = QLabel("")
-        self.status = QLabel("")
-        self.training = TrainingView()
-        self.training.hide()
-        self.preview.setToolTip("Rings around what the detection would fit; follows the sliders")
-        self.run.setToolTip("Write the settings and run all stages in a process of their own")
-        self.cancel.setToolTip("Stop; what is done is kept, and can be continued")
-        for label in (self.offer, self.found, self.status, self.left):
-            label.setWordWrap(True)
-            label.setSizePolicy(QSizePolicy.Policy.Ignored, QSizePolicy.Policy.Minimum)
-            label.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-
-    def _lay_out(self) -> None:
-        """Put the parts under each other; what doesn't fit is scrolled."""
-        inner = QWidget()
-        self._column = QVBoxLayout(inner)
-        top = QFormLayout()
-        top.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        top.addRow("&Movie", self.movie)
-        top.addRow("&File", self.file)
-        top.addRow("R&esults in", self.out)
-        self._column.addLayout(top)
-        self._column.addWidget(self.offer)
-        self._column.addWidget(self.resume)
-        for row in ((self.run, self.cancel), (self.load, self.save)):
-            line = QHBoxLayout()
-            for button in row:
-                line.addWidget(button)
-            self._column.addLayout(line)
-        for part in (self.bar, self.left, self.status, self.training, self.preview, self.found):
-            self._column.addWidget(part)
-        self._place = self._column.count()
-        self._waiting = QLabel("loading the settings ...")
-        self._column.addWidget(self._waiting)
-        self._column.addStretch(1)
-        area = QScrollArea()
-        area.setWidgetResizable(True)
-        area.setFrameShape(QFrame.Shape.NoFrame)
-        area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
-        area.setWidget(inner)
-        whole = QVBoxLayout(self)
-        whole.setContentsMargins(0, 0, 0, 0)
-        whole.addWidget(area)
-        self.setMinimumWidth(330)
 
     def _connect(self) -> None:
         """Say what happens when."""
@@ -299,8 +221,6 @@ class PipelineWidget(QWidget):
         InputError
             If one is wrong, in one sentence.
         """
-        from atomvae.viewer.plugin.job import plain_settings
-
         values: dict[str, Any] = self.form.values()
         plain_settings("run", Path("movie"), values)
         return values
@@ -326,18 +246,13 @@ class PipelineWidget(QWidget):
         file : str
             Where to.
         """
-        import yaml
-
-        from atomvae.viewer.plugin.job import plain_settings
-
         layer = self.layer()
         own = self.file.text.text().strip() if layer is None else getattr(layer.source, "path", "")
         movie = (
             Path(own).expanduser() if own else Path(self.out.text.text()) / f"{self._name()}.npy"
         )
         try:
-            plain = plain_settings(self._name(), movie, self.settings())
-            Path(file).write_text(yaml.safe_dump(plain, sort_keys=False), encoding="utf-8")
+            write_settings(Path(file), self._name(), movie, self.settings())
         except (InputError, OSError) as error:
             self.status.setText(str(error))
             return
@@ -473,56 +388,6 @@ class PipelineWidget(QWidget):
             self.bar.setValue(0)
             self.offer.hide()
             self.resume.hide()
-
-
-class Place(QWidget):
-    """A path with a button to browse for it."""
-
-    def __init__(self, parent: QWidget, title: str, *, folder: bool) -> None:
-        super().__init__(parent)
-        self.text = QLineEdit()
-        self.text.setPlaceholderText(title)
-        self.text.setAccessibleName(title)
-        self.setFocusProxy(self.text)
-        button = QPushButton("...")
-        button.setMaximumWidth(30)
-        button.setAccessibleName(f"browse for {title}")
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.text)
-        row.addWidget(button)
-        button.clicked.connect(self._browse)
-        self._title, self._folder = title, folder
-
-    def _browse(self) -> None:
-        """Ask for the path; cancelling keeps what was there."""
-        if self._folder:
-            found = QFileDialog.getExistingDirectory(self, self._title, self.text.text())
-        else:
-            found, _ = QFileDialog.getOpenFileName(self, self._title, self.text.text())
-        if found:
-            self.text.setText(found)
-
-
-def duration(seconds: float) -> str:
-    """Say a time as people do.
-
-    Parameters
-    ----------
-    seconds : float
-
-    Returns
-    -------
-    str
-
-    Examples
-    --------
-    >>> duration(3.2), duration(100), duration(8000)
-    ('3 s', '2 min', '2.2 h')
-    """
-    if seconds < 90:
-        return f"{max(seconds, 1):.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _load() -> None:

@@ -14,6 +14,7 @@ from atomvae.viewer.plugin.plot import Curve
 ALL, CHOSEN = (0.34, 0.71, 0.91), (1.0, 0.35, 1.0)  # the chosen as they are marked in the image
 COUNT = "number of atoms"
 SHARE = "share of each {}"
+MOST_KINDS, FEW_ROWS = 12, 1000
 WITHOUT = ("atom_id", "frame", "track", "angle_n", "movie")
 
 
@@ -47,12 +48,14 @@ def what_to_plot(table: pd.DataFrame) -> list[str]:
 
 def is_kind(column: "pd.Series[Any]") -> bool:
     """Whether a column names kinds: text, truth values, or whole numbers under a known name."""
-    few = column.nunique() <= 12
-    return (
-        few
-        and (column.name in KINDS or not pd.api.types.is_float_dtype(column))
-        and (column.name not in WITHOUT)
-    )
+    if column.name in WITHOUT:
+        return False
+    if column.name not in KINDS and pd.api.types.is_float_dtype(column):
+        return False
+    first = column.iloc[
+        :FEW_ROWS
+    ]  # text of each atom shows at once; a million rows need not be read
+    return first.nunique() <= MOST_KINDS and column.nunique() <= MOST_KINDS
 
 
 def curves(
