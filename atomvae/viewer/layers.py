@@ -325,7 +325,7 @@ def _angle_layer(
     """Arrows or spokes, coloured by the direction modulo the symmetry, in degrees."""
     pixel = (shared["scale"][1], shared["scale"][2])
     reach = 0.75 if symmetry == 1 else 0.48  # spokes of neighbours just meet
-    period = 360.0 / symmetry
+    period = 360.0 / len(_spokes(symmetry))  # which refuses a symmetry of zero
     marked, spokes = table, symmetry
     if symmetry > 1 and symmetry * len(table) > MANY_MARKS:  # one spoke says it, too
         half = np.pi / symmetry

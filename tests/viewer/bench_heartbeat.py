@@ -1,8 +1,8 @@
 """Does the window freeze? `xvfb-run python -m tests.viewer.bench_heartbeat` (1600 x 1000 screen)
 
-A run of 50 frames x 5,000 atoms is opened, coloured, selected in and moved through in a real window
-of 1400 x 900 px. Printed is the longest time that the thread of the windows was busy with one
-thing: on the clock and as CPU time of that thread. It includes the painting, here by a software renderer.
+A run of 50 frames x 5,000 atoms is opened, coloured, selected in and moved through, in a window of
+1400 x 900 px. Printed is the longest time that the thread of the windows was busy with one thing,
+on the clock and as CPU time of that thread; the painting, by a software renderer, is included.
 """
 
 import tempfile
