@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from atomvae.errors import InputError
 
 ENDINGS = (".mp4", ".gif")
+PALETTE_FRAMES = 8
 _CURE = "pip install imageio-ffmpeg, or choose a name that ends in .gif"
 
 Picture = NDArray[np.uint8]
@@ -118,10 +119,9 @@ def _write_gif(path: Path, pictures: Iterator[Picture], fps: float) -> int:
     frames = [Image.fromarray(picture) for picture in pictures]
     if not frames:
         raise InputError("there is no picture to make a film of")
-    # Colours of the first, the middle and the last frame together.
-    some = [frames[0], frames[len(frames) // 2], frames[-1]]
+    some = frames[:: -(-len(frames) // PALETTE_FRAMES)]  # their colours are those of all
     width, height = frames[0].size
-    sheet = Image.new("RGB", (width, 3 * height))
+    sheet = Image.new("RGB", (width, len(some) * height))
     for k, frame in enumerate(some):
         sheet.paste(frame, (0, k * height))
     colours = sheet.quantize(256, method=Image.Quantize.MEDIANCUT)

@@ -105,8 +105,9 @@ class SettingsForm(QWidget):
             editor.focus.setAccessibleName(f"{text} {field.unit}".strip())
             editor.focus.setAccessibleDescription(field.help)
             grid.addWidget(label, 2 * row, 0)
-            grid.addWidget(editor, 2 * row, 1)
-            grid.addWidget(QLabel(field.unit), 2 * row, 2)
+            grid.addWidget(editor, 2 * row, 1, 1, 1 if field.unit else 2)
+            if field.unit:
+                grid.addWidget(QLabel(field.unit), 2 * row, 2)
             grid.addWidget(help_text, 2 * row + 1, 0, 1, 3)
         return box
 

@@ -87,7 +87,13 @@ class PipelineParts(QWidget):
         area.setFrameShape(QFrame.Shape.NoFrame)
         area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
         area.setWidget(inner)
+        self._area = area
         whole = QVBoxLayout(self)
         whole.setContentsMargins(0, 0, 0, 0)
         whole.addWidget(area)
-        self.setMinimumWidth(330)
+        self.fit_width()
+
+    def fit_width(self) -> None:
+        """Be as wide as what is in it, and its scroll bar, need."""
+        bar = self._area.verticalScrollBar().sizeHint().width()
+        self.setMinimumWidth(self._area.widget().minimumSizeHint().width() + bar)

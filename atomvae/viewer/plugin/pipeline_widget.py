@@ -116,6 +116,7 @@ class PipelineWidget(PipelineParts):
             return
         self._waiting.hide()
         self.form = form
+        self.fit_width()
         form.changed.connect(self._setting_changed)
         self._movie_changed()
         self.ready.emit()

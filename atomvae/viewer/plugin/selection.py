@@ -41,7 +41,7 @@ class Atoms:
         Atoms that light up for a moment, such as those under the pointer of another widget.
     patient : bool
         Set by whoever shows the selection at once by other means: then the layer with the marks
-        is not touched while there are many atoms in view; call `mark` when there is time.
+        is not touched where that is `slow`; call `mark` when there is time.
     """
 
     changed = Signal()
@@ -119,7 +119,7 @@ class Atoms:
             )
         self.chosen = rows.copy()
         self._forget_points()
-        if not (self.patient and self.many):
+        if not (self.patient and self.slow):
             self.mark()
         self.changed.emit()
 
@@ -131,9 +131,11 @@ class Atoms:
             self.lit_changed.emit()
 
     @property
-    def many(self) -> bool:
-        """Whether so many atoms are in view that drawing them again takes long."""
-        return int(self.here().sum()) > MANY
+    def slow(self) -> bool:
+        """Whether marking takes long: many atoms are in view, or there is no layer for it yet."""
+        viewer = self._viewer()
+        missing = viewer is not None and MARKS not in viewer.layers
+        return missing or int(self.here().sum()) > MANY
 
     def mark(self) -> None:
         """Show rings around the chosen atoms of this frame, in a layer of their own."""
