@@ -145,6 +145,7 @@ class TextEditor(QWidget):
         self._middle = math.nan
         row = QHBoxLayout(self)
         row.setContentsMargins(0, 0, 0, 0)
+        self.line.setMinimumWidth(66)
         row.addWidget(self.line, 2)
         if slider:
             self.slider = QSlider(Qt.Orientation.Horizontal)
