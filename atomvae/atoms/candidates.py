@@ -1,5 +1,6 @@
 """Where columns may be: maxima of a matched filter, in units of its noise."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,11 @@ class Peaks(NamedTuple):
 
 
 def score_map(
-    image: NDArray[np.float64], valid: NDArray[np.bool_], width_px: float, noise: Noise
+    image: NDArray[np.float64],
+    valid: NDArray[np.bool_],
+    width_px: float,
+    noise: Noise,
+    mean: Callable[..., NDArray[np.float64]] = local_mean,
 ) -> NDArray[np.float64]:
     """Filter for columns and divide by the noise that passes.
 
@@ -43,6 +48,8 @@ def score_map(
         Column width, px.
     noise
         Its noise.
+    mean
+        Does what `local_mean` does, of image, valid and a width.
 
     Returns
     -------
@@ -58,8 +65,8 @@ def score_map(
     [20, 15]
     """
     wide = _SURROUND * width_px
-    broad = local_mean(image, valid, wide)
-    response = local_mean(image, valid, width_px) - broad
+    broad = mean(image, valid, wide)
+    response = mean(image, valid, width_px) - broad
     norm = 1 / width_px**2 + 1 / wide**2 - 4 / (width_px**2 + wide**2)
     norm = np.sqrt(norm / (4 * np.pi))
     if noise.kind == "gaussian":

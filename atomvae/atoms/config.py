@@ -1,6 +1,6 @@
 """Settings of the detection: what is not given is taken from the data, and shown."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import numpy as np
@@ -15,11 +15,11 @@ from atomvae.atoms.candidates import (
     score_map,
     score_threshold,
 )
-from atomvae.atoms.mask import clean_frame, contaminated
+from atomvae.atoms.mask import clean_frame, contaminated, local_mean
 from atomvae.atoms.noise import Noise, estimate_noise
 from atomvae.atoms.scale import PERIODIC, bright_columns, column_scale
 from atomvae.movie.movie import Movie
-from atomvae.settings import Settings
+from atomvae.settings import Settings, unit
 
 _FILTER = 0.92  # of the width: a narrower filter tells close columns apart
 _SAMPLES = 5  # frames of a movie that are looked at
@@ -45,13 +45,19 @@ class DetectConfig(Settings):
     """Whether the columns form a lattice that fills the frame; from the autocorrelation."""
     noise: Literal["poisson", "gaussian"] | None = None
     """Likelihood of a pixel: poisson when variance against mean is a line, else gaussian."""
-    gain: float | None = Field(None, gt=0, allow_inf_nan=False)
+    gain: float | None = Field(
+        None, gt=0, allow_inf_nan=False, json_schema_extra=unit("file units")
+    )
     """File units per electron (poisson); slope of variance against mean."""
-    offset: float | None = Field(None, allow_inf_nan=False)
+    offset: float | None = Field(None, allow_inf_nan=False, json_schema_extra=unit("file units"))
     """File value without electrons (poisson); zero of variance against mean."""
-    noise_sd: float | None = Field(None, ge=0, allow_inf_nan=False)
+    noise_sd: float | None = Field(
+        None, ge=0, allow_inf_nan=False, json_schema_extra=unit("file units")
+    )
     """Standard deviation of a pixel, file units (gaussian)."""
-    threshold: float | None = Field(None, gt=0, allow_inf_nan=False)
+    threshold: float | None = Field(
+        None, gt=0, allow_inf_nan=False, json_schema_extra=unit("noise sd")
+    )
     """Least signal to noise ratio of a candidate, in the matched filter; from the noise, the
     texture of the background, or the gap between columns and noise."""
     contamination: Literal["mask", "keep"] | None = None
@@ -60,7 +66,7 @@ class DetectConfig(Settings):
     """Joint fit of overlapping columns; auto: when the spacing is below four widths."""
     lattice: Literal["auto", "on", "off"] = "auto"
     """Completion of the atoms by the lattice; auto: when the frame shows one."""
-    neighbour_passes: int = Field(2, ge=0, le=10)
+    neighbour_passes: int = Field(2, ge=0, le=10, json_schema_extra=unit("fits"))
     """Fits repeated with the light of the neighbours taken into account."""
     detector: str = "columns"
     """Name of the function that proposes candidates, see `atomvae.atoms.detect.DETECTORS`."""
@@ -128,10 +134,16 @@ class DetectConfig(Settings):
         """1 for bright columns, -1 for dark ones."""
         return -1 if self.polarity == "dark" else 1
 
-    def scores(self, image: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.float64]:
+    def scores(
+        self,
+        image: NDArray[np.float64],
+        valid: NDArray[np.bool_],
+        mean: Callable[..., NDArray[np.float64]] = local_mean,
+    ) -> NDArray[np.float64]:
         """Return the signal to noise ratio of a column at each pixel, for a resolved config."""
         assert self.width_px is not None
-        return self.sign * score_map(image, valid, _FILTER * self.width_px, self.noise_model())
+        width = _FILTER * self.width_px
+        return self.sign * score_map(image, valid, width, self.noise_model(), mean)
 
     def usable(self, image: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
         """Return the pixels (y, x) to search, for a resolved config."""

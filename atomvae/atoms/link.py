@@ -16,7 +16,7 @@ from scipy.spatial import cKDTree
 from atomvae.atoms.neighbours import nearest_distance
 from atomvae.atoms.table import check_atoms
 from atomvae.errors import InputError
-from atomvae.settings import Settings
+from atomvae.settings import Settings, unit
 
 Floats = NDArray[np.float64]
 
@@ -36,7 +36,7 @@ class LinkConfig(Settings):
 
     max_step_px: float | None = Field(default=None, gt=0)
     """Farthest step between two frames, px; None: 0.45 of the spacing of the atoms."""
-    max_gap: int = Field(default=3, ge=0)
+    max_gap: int = Field(default=3, ge=0, json_schema_extra=unit("frames"))
     """Number of frames in a row that an atom may be missed without losing its track."""
 
 

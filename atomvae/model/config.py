@@ -5,10 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from atomvae.errors import InputError
-from atomvae.model.model import Model
-from atomvae.model.objective import TermWeight
-from atomvae.settings import Settings
+from atomvae.settings import Settings, unit
 
 STEPS = 600  # of a default run: enough for content and pose of a few thousand patches
 BATCH = 64  # patches per step of such a run
@@ -16,6 +13,33 @@ BATCH = 64  # patches per step of such a run
 # batch grows with the square root of the patches that a run sees, which is BATCH after STEPS.
 BATCHES = (8, 512)
 PEAK = 3e-3  # learning rate of a run of STEPS; a shorter one must hurry, up to twice as fast
+
+
+class TermWeight(Settings):
+    """How one term of the bound enters the objective, other than with weight one.
+
+    Examples
+    --------
+    >>> TermWeight(term="z", weight=4.0).target(0.5) is None  # beta-VAE
+    True
+    >>> TermWeight(term="class", weight=30.0, capacity_nats=1.0).target(0.4)
+    0.5
+    """
+
+    term: str
+    """Name of a factor, nll, or surprise (at known values)."""
+    weight: float = Field(default=1.0, ge=0)
+    """Factor on the term (beta), or on its distance from the capacity."""
+    capacity_nats: float | None = Field(default=None, ge=0)
+    """Draw the batch mean of the term to this many nats; None weighs the term itself."""
+    capacity_reached: float = Field(default=0.8, gt=0, le=1)
+    """Fraction of the run after which the capacity has risen from zero to its value."""
+
+    def target(self, fraction: float) -> float | None:
+        """Capacity in nats after a fraction of the run."""
+        if self.capacity_nats is None:
+            return None
+        return self.capacity_nats * min(1.0, fraction / self.capacity_reached)
 
 
 class TrainConfig(Settings):
@@ -27,17 +51,17 @@ class TrainConfig(Settings):
     9
     """
 
-    epochs: int | None = Field(default=None, ge=1)
+    epochs: int | None = Field(default=None, ge=1, json_schema_extra=unit("passes"))
     """Passes over the patches, at most."""
-    batch_size: int | None = Field(default=None, ge=1)
+    batch_size: int | None = Field(default=None, ge=1, json_schema_extra=unit("patches"))
     """Patches per step."""
     learning_rate: float | None = Field(default=None, gt=0)
     """Peak of the one-cycle schedule."""
-    pixels: int | None = Field(default=None, ge=1)
+    pixels: int | None = Field(default=None, ge=1, json_schema_extra=unit("px"))
     """Pixels decoded per patch and step, shared by the turned copies and classes."""
     keep_branches: int | None = Field(default=None, ge=1)
     """Turned copies times classes that are still decoded once the pose is found."""
-    patience: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1, json_schema_extra=unit("epochs"))
     """Stop after so many epochs without a better held-out score; None is a third of all, for it
     is when the learning rate falls that most is gained."""
     held_out: float = Field(default=0.1, ge=0, lt=1)
@@ -85,11 +109,3 @@ class TrainConfig(Settings):
                 "keep_branches": self.keep_branches or 2,
             }
         )
-
-
-def check_weights(model: Model, config: TrainConfig) -> None:
-    """Raise InputError if the weights name a term that the model doesn't have."""
-    terms = ["nll", "surprise", *(f.name for f in model.latent if not f.is_given)]
-    unknown = {w.term for w in config.weights} - {*terms}
-    if unknown:
-        raise InputError(f"weights name {sorted(unknown)}, the model has the terms {terms}")

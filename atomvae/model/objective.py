@@ -7,37 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 
 import torch
-from pydantic import Field
 from torch import Tensor
 
-from atomvae.settings import Settings
-
-
-class TermWeight(Settings):
-    """How one term of the bound enters the objective, other than with weight one.
-
-    Examples
-    --------
-    >>> TermWeight(term="z", weight=4.0).target(0.5) is None  # beta-VAE
-    True
-    >>> TermWeight(term="class", weight=30.0, capacity_nats=1.0).target(0.4)
-    0.5
-    """
-
-    term: str
-    """Name of a factor, nll, or surprise (at known values)."""
-    weight: float = Field(default=1.0, ge=0)
-    """Factor on the term (beta), or on its distance from the capacity."""
-    capacity_nats: float | None = Field(default=None, ge=0)
-    """Draw the batch mean of the term to this many nats; None weighs the term itself."""
-    capacity_reached: float = Field(default=0.8, gt=0, le=1)
-    """Fraction of the run after which the capacity has risen from zero to its value."""
-
-    def target(self, fraction: float) -> float | None:
-        """Capacity in nats after a fraction of the run."""
-        if self.capacity_nats is None:
-            return None
-        return self.capacity_nats * min(1.0, fraction / self.capacity_reached)
+from atomvae.errors import InputError
+from atomvae.model.config import TermWeight, TrainConfig
+from atomvae.model.model import Model
 
 
 def objective(
@@ -105,3 +79,11 @@ def one_cycle(fraction: float) -> float:
     if fraction >= 0.25:
         x = (fraction - 0.25) / 0.75
     return high + (low - high) * (1 + math.cos(math.pi * x)) / 2
+
+
+def check_weights(model: Model, config: TrainConfig) -> None:
+    """Raise InputError if the weights name a term that the model doesn't have."""
+    terms = ["nll", "surprise", *(f.name for f in model.latent if not f.is_given)]
+    unknown = {w.term for w in config.weights} - {*terms}
+    if unknown:
+        raise InputError(f"weights name {sorted(unknown)}, the model has the terms {terms}")

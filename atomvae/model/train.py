@@ -17,12 +17,12 @@ from torch import Tensor
 from atomvae.errors import InputError
 from atomvae.model.batches import Batches, read_targets
 from atomvae.model.checkpoint import Progress, load_tensors, restore, save_tensors, snapshot
-from atomvae.model.config import BATCH, STEPS, TrainConfig, check_weights
+from atomvae.model.config import BATCH, STEPS, TermWeight, TrainConfig
 from atomvae.model.data import choose_device, read_images, split_rows
 from atomvae.model.guess import ROWS, first_guess
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.model import Model
-from atomvae.model.objective import TermWeight, content_gate, objective, one_cycle
+from atomvae.model.objective import check_weights, content_gate, objective, one_cycle
 from atomvae.model.precision import products
 from atomvae.model.processes import (
     add_gradients,
@@ -238,7 +238,8 @@ def train(
     checkpoint
         File that holds the state of the run, written every few seconds.
     progress
-        Called after every step with epoch, step, steps, loss, the terms and patches_per_s.
+        Called after every step with epoch, step, steps, loss, the terms, patches_per_s and, once
+        an epoch has ended, its held_out.
 
     Returns
     -------
@@ -341,7 +342,8 @@ def _loop(
             speed = (state.step - first) * run.batch / max(time.monotonic() - began, 1e-9)
             values = {name: float(value) for name, value in terms.items()}
             position = {"epoch": epoch + 1, "step": state.step, "steps": run.total}
-            progress({**position, **values, "patches_per_s": speed})
+            judged = {"held_out": state.history[-1]["held_out"]} if state.history else {}
+            progress({**position, **values, **judged, "patches_per_s": speed})
         ends = state.step % run.steps == 0
         if not ends and state.step % CHECK:
             continue

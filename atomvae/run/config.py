@@ -17,8 +17,13 @@ from atomvae.model.config import TrainConfig
 from atomvae.movie.drift import DriftConfig
 from atomvae.run.compute import ComputeConfig
 from atomvae.run.yaml_text import read_yaml, set_value, validate
-from atomvae.settings import Settings
+from atomvae.settings import Settings, unit
 
+VARIANTS = (
+    "rvae", "skip_rvae", "jrvae", "jvae", "vae", "affine_rvae", "ssrvae", "ssvae", "ssvae_number",
+    "conv_vae", "linear_vae", "ae", "conv_ae", "linear_ae",
+)  # fmt: skip
+"""Compositions of `atomvae.model.zoo` that need nothing but patches, the usual ones first."""
 NAME = r"^[A-Za-z0-9][A-Za-z0-9_.-]*$"  # of things that become folders
 
 
@@ -43,11 +48,13 @@ class MovieSource(Settings):
     """Pixel size in nm; None: from the file."""
     frame_time_s: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Time per frame in s; None: from the file."""
-    frames: int | None = Field(default=None, ge=1)
+    frames: int | None = Field(default=None, ge=1, json_schema_extra=unit("frames"))
     """Only the first so many frames; None: all, or as many as the sample has."""
     shape: tuple[int, int] | None = None
     """Simulation only: rows and columns of a frame; None: as the sample has."""
-    dose: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    dose: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, json_schema_extra=unit("e/px")
+    )
     """Simulation only: electrons per pixel; None: as the sample has."""
     difficulty: Literal["poisson", "scan", "full"] | None = None
     """Simulation only: which disturbances are simulated; None: all."""
@@ -68,7 +75,7 @@ class PatchConfig(Settings):
 
     window_nm: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Width of the square window in nm; None: from the spacing of the atoms."""
-    size: int | None = Field(default=None, ge=4)
+    size: int | None = Field(default=None, ge=4, json_schema_extra=unit("px"))
     """Pixels of a patch along an edge; None: as the movie is sampled."""
     normalise: Literal["robust", "none"] = "robust"
     """``robust``: each frame to comparable brightness; ``none``: values of the file."""
@@ -77,7 +84,7 @@ class PatchConfig(Settings):
 class ModelConfig(Settings):
     """Settings of the model."""
 
-    variant: str = "rvae"
+    variant: str = Field(default="rvae", examples=[*VARIANTS])
     """Name of a composition in `atomvae.model.zoo`: vae, rvae, skip_rvae, jvae, jrvae, ..."""
     name: str | None = Field(default=None, pattern=NAME)
     """Name of the model in the run folder; None: that of the variant."""
@@ -98,7 +105,7 @@ class ModelConfig(Settings):
 class MapConfig(Settings):
     """Settings of the map."""
 
-    symmetry: int | None = Field(default=None, ge=1, le=12)
+    symmetry: int | None = Field(default=None, ge=1, le=12, json_schema_extra=unit("fold"))
     """Rotational symmetry of the motif; None: measured."""
 
 

@@ -128,6 +128,8 @@ def train_stage(work: Work) -> Figures:
 
     def told(state: dict[str, float]) -> None:
         work.progress(state["step"], state["steps"])
+        if work.watch is not None:
+            work.watch(model, state)
 
     history = train(
         model, patches, work.pipeline.train, known=known, checkpoint=checkpoint, progress=told

@@ -9,7 +9,7 @@ from atomvae.run.atomic import write_text
 from atomvae.run.config import Pipeline, load_pipeline
 from atomvae.run.folder import SUFFIX, RunFolder
 from atomvae.run.model_stages import check_variant
-from atomvae.run.runner import LOG, Progress, State, logged, run_stages, stage_states
+from atomvae.run.runner import LOG, Progress, State, Watch, logged, run_stages, stage_states
 from atomvae.run.sources import fingerprints
 from atomvae.run.stages import STAGES
 
@@ -21,6 +21,7 @@ def run_pipeline(
     movies: Iterable[str | os.PathLike[str]] | None = None,
     overrides: Iterable[str] = (),
     progress: Progress | None = None,
+    watch: Watch | None = None,
     until: str | None = None,
 ) -> RunFolder:
     """Run a pipeline, or continue it: only what is not done yet, or no longer fits, is run.
@@ -38,6 +39,8 @@ def run_pipeline(
         ``section.key=value``, applied on top of the settings.
     progress : callable, optional
         Called with stage, tasks done, tasks in all, and the line of figures when a stage ends.
+    watch : callable, optional
+        Called with the model and the figures of the step after each step of the training.
     until : str, optional
         Name of the last stage to run. Default: all.
 
@@ -80,7 +83,7 @@ def run_pipeline(
         stale = not all(state.done for state in states)
         if stale:
             folder.forget_listing()
-        run_stages(states, folder, pipeline, progress or _silent)
+        run_stages(states, folder, pipeline, progress or _silent, watch)
         if stale:
             folder.write_listing()
     return folder

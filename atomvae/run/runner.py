@@ -13,15 +13,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from atomvae.errors import InputError
 from atomvae.run.compute import one_thread
 from atomvae.run.config import Pipeline
 from atomvae.run.folder import RunFolder, software_versions
 
+if TYPE_CHECKING:
+    from atomvae.model.model import Model
+
 LOG = logging.getLogger("atomvae.run")
 Figures = dict[str, Any]
+Watch = Callable[["Model", dict[str, float]], None]
+"""Shown the model and the figures of each step while it is trained; it must not change it."""
 
 
 class Progress(Protocol):
@@ -47,6 +52,8 @@ class Work:
         Hash of its settings and inputs.
     progress : callable
         Called with the number of tasks that are done, and how many there are.
+    watch : callable, optional
+        Shown a model while it is trained.
     """
 
     folder: RunFolder
@@ -54,6 +61,7 @@ class Work:
     stage: str
     key: str
     progress: Callable[[float, float], None]
+    watch: Watch | None = None
 
     @property
     def parts(self) -> Path:
@@ -187,7 +195,11 @@ def _changes(old: Any, new: Any, path: str = "") -> list[str]:
 
 
 def run_stages(
-    states: Sequence[State], folder: RunFolder, pipeline: Pipeline, progress: Progress
+    states: Sequence[State],
+    folder: RunFolder,
+    pipeline: Pipeline,
+    progress: Progress,
+    watch: Watch | None = None,
 ) -> None:
     """Run the stages that are not done, in order.
 
@@ -201,6 +213,8 @@ def run_stages(
         The settings.
     progress : callable
         Told what goes on.
+    watch : callable, optional
+        Shown a model while it is trained.
     """
     for state in states:
         name = state.stage.name
@@ -214,7 +228,7 @@ def run_stages(
         def told(done: float, total: float, name: str = name) -> None:
             progress(name, done, total, "")
 
-        work = Work(folder, pipeline, name, state.key, told)
+        work = Work(folder, pipeline, name, state.key, told, watch)
         _remove_other_parts(work)
         try:
             with one_thread():

@@ -87,7 +87,7 @@ class ColorScale:
             missing = np.isnan(position)
         return np.where(missing[:, None], UNKNOWN, rgba)
 
-    def about(self, name: str) -> dict[str, str]:
+    def about(self, name: str) -> dict[str, Any]:
         """Say in the metadata of a layer what its colours mean, for captions.
 
         Parameters
@@ -99,7 +99,8 @@ class ColorScale:
         -------
         dict
             ``colors`` is the kind of scale; ``shows`` the name and, for a scale of kinds, one
-            line per kind with the name of its colour, since a colour bar can't say it.
+            line per kind with the name of its colour, since a colour bar can't say it; ``legend``
+            the kinds with their colours as (text, (r, g, b, a)).
 
         Examples
         --------
@@ -108,12 +109,14 @@ class ColorScale:
           C  orange
           Si  sky blue
         """
-        lines = [name]
+        lines, legend = [name], []
         if self.kind in ("steps", "names"):
             kinds = self.names or tuple(str(i) for i in range(len(self.colors)))
             for kind, color in zip(kinds, COLORS, strict=False):
                 lines.append(f"  {kind}  {'grey' if kind == 'unknown' else color}")
-        return {"colors": self.kind, "shows": "\n".join(lines)}
+            rgba = self.colors.round(4).tolist()
+            legend = [(kind, tuple(c)) for kind, c in zip(kinds, rgba, strict=True)]
+        return {"colors": self.kind, "shows": "\n".join(lines), "legend": legend}
 
     def settings(self, part: str, column: str) -> dict[str, Any]:
         """Arguments of a napari layer that colours one of its parts by a column.

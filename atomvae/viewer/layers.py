@@ -14,6 +14,8 @@ from atomvae.viewer.colors import ANGLES, ColorScale, hue_circle, motif_order, t
 
 LayerData = tuple[Any, dict[str, Any], str]
 
+FIELD_EDGE = 256  # px of a field: drawn in some 50 ms, which a slider can wait for
+MANY_MARKS = 200_000  # arrows or spokes; napari looks at all of them at each step of the slider
 LARGE = 2048  # px; above it a frame is offered in several resolutions
 FIRST_CHOICE = ("class", "z_0", "species", "amplitude", "score")
 
@@ -83,7 +85,7 @@ def to_layers(
     table = table.reset_index(drop=True)
     spacing = spacing_px or _spacing(table)
     if "track" in table and (table["track"] >= 0).any():
-        layers.append(_track_layer(table, shared))
+        layers.append(_track_layer(table, color_by, shared))
     if "angle" in table and table["angle"].notna().any():
         order = motif_order(table) if symmetry is None else symmetry
         layers.append(_angle_layer(table, order, spacing, shared))
@@ -139,6 +141,92 @@ def angle_marks(
     vectors[:, 0] = table[["frame", "y", "x"]].to_numpy(np.float64)[rows]
     vectors[:, 1, 1:] = step
     return vectors, rows
+
+
+def field_layer(
+    table: pd.DataFrame,
+    column: str,
+    *,
+    frames: int,
+    shape: tuple[int, int] | None,
+    like: Mapping[str, Any],
+) -> LayerData:
+    """Make a field of a column: each place has the value of the nearest atom of its frame.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``frame``, ``y``, ``x`` (px) and the column.
+    column : str
+        A column of numbers.
+    frames : int
+        Number of frames.
+    shape : (int, int), optional
+        Of a frame, px; by default as far as the atoms reach.
+    like : mapping
+        ``scale``, ``units`` and ``axis_labels`` of the layer of the atoms.
+
+    Returns
+    -------
+    LayerData
+        An image of at most `FIELD_EDGE` pixels along an edge, drawn frame by frame when it is
+        looked at, with one scale of colours for all frames.
+
+    Raises
+    ------
+    InputError
+        If the column holds no numbers.
+
+    Examples
+    --------
+    >>> table = pd.DataFrame({"frame": [0, 0], "y": [2.0, 9.0], "x": [2.0, 9.0], "z_0": [0.0, 1.0]})
+    >>> axes = {"scale": (1, 1, 1), "units": ("pixel",) * 3, "axis_labels": ("t", "y", "x")}
+    >>> field, options, kind = field_layer(table, "z_0", frames=1, shape=(12, 12), like=axes)
+    >>> field.shape, float(field[0, 2, 2]), options["name"]
+    ((1, 12, 12), 0.0, 'field of z_0')
+    """
+    import dask.array as da
+
+    from atomvae.maps.raster import raster
+
+    if not pd.api.types.is_numeric_dtype(table[column]):
+        raise InputError(f"column {column!r} holds no numbers; a field needs one at each atom")
+    reach = table[["y", "x"]].max().to_numpy() if len(table) else np.zeros(2)
+    height, width = shape or tuple(int(v) + 2 for v in reach)
+    step = max(1.0, max(height, width) / FIELD_EDGE)
+    size = (int(np.ceil(height / step)), int(np.ceil(width / step)))
+    by_frame = dict(iter(table[["frame", "y", "x", column]].groupby("frame")))
+
+    def draw(block_info: Any = None) -> NDArray[np.float32]:
+        frame = block_info[None]["chunk-location"][0]
+        rows = by_frame.get(frame, table.iloc[:0])
+        return raster(rows, column, frame, (height, width), pixel_step=step)[None]
+
+    field = da.map_blocks(
+        draw,
+        chunks=((1,) * frames, *((n,) for n in size)),
+        dtype=np.float32,
+        meta=np.empty((0, 0, 0), np.float32),
+    )
+    scale = table_scale(table, column)
+    colors: dict[str, Any] = {"colors": scale.colors, "name": f"atomvae {scale.kind}"}
+    stretch = np.array([1.0, step, step]) * np.asarray(like["scale"], float)
+    shift = (step - 1) / 2 * np.asarray(like["scale"], float)
+    return (
+        field,
+        {
+            "name": f"field of {column}",
+            "scale": tuple(stretch),
+            "translate": (0.0, shift[1], shift[2]),
+            "units": like["units"],
+            "axis_labels": like["axis_labels"],
+            "colormap": colors,
+            "contrast_limits": scale.limits,
+            "opacity": 0.6,
+            "metadata": {"atomvae_field": column},
+        },
+        "image",
+    )
 
 
 def _spokes(symmetry: int) -> NDArray[np.float64]:
@@ -237,8 +325,15 @@ def _angle_layer(
     """Arrows or spokes, coloured by the direction modulo the symmetry, in degrees."""
     pixel = (shared["scale"][1], shared["scale"][2])
     reach = 0.75 if symmetry == 1 else 0.48  # spokes of neighbours just meet
-    vectors, rows = angle_marks(table, symmetry, reach * spacing, pixel)
-    period = 360.0 / symmetry
+    period = 360.0 / len(_spokes(symmetry))  # which refuses a symmetry of zero
+    marked, spokes = table, symmetry
+    if symmetry > 1 and symmetry * len(table) > MANY_MARKS:  # one spoke says it, too
+        half = np.pi / symmetry
+        folded = np.mod(table["angle"] + half, 2 * half) - half
+        marked, spokes = table.assign(angle=folded), 1
+        if "angle_sd" in table:  # which shrinks marks by the symmetry
+            marked = marked.assign(angle_sd=symmetry * table["angle_sd"])
+    vectors, rows = angle_marks(marked, spokes, reach * spacing, pixel)
     degrees = np.mod(np.degrees(table["angle"].to_numpy(np.float64)[rows]), period)
     scale = ColorScale(degrees, "cyclic", (0.0, period), hue_circle())
     own = [name for name in ("atom_id", *ANGLES, "angle_sd") if name in table]
@@ -251,22 +346,35 @@ def _angle_layer(
         "edge_width": 0.1 * spacing,
         "vector_style": "arrow" if symmetry == 1 else "line",
         "opacity": 1.0,
+        "visible": len(vectors) <= MANY_MARKS,
     }
     shows = scale.about("" if symmetry == 1 else f"modulo {period:g}°")
+    marks = np.arange(4) * period / 4
+    colors = [tuple(c) for c in scale.rgba(marks).round(4).tolist()]
+    shows["legend"] = [(f"{v:g}°", c) for v, c in zip(marks, colors, strict=True)]
     options |= _about(shared, shows) | scale.settings("edge", "angle_deg")
     return vectors, options, "vectors"
 
 
-def _about(shared: dict[str, Any], colors: dict[str, str]) -> dict[str, Any]:
+def _about(shared: dict[str, Any], colors: dict[str, Any]) -> dict[str, Any]:
     """Metadata of a layer that also say what its colours stand for."""
     return {"metadata": {"atomvae": shared["metadata"]["atomvae"] | colors}}
 
 
-def _track_layer(table: pd.DataFrame, shared: dict[str, Any]) -> LayerData:
+def _track_layer(table: pd.DataFrame, color_by: str | None, shared: dict[str, Any]) -> LayerData:
     """Linked atoms; hidden at first, since in a drifting movie tails cover the atoms."""
     linked = table[table["track"] >= 0].sort_values(["track", "frame"])
     data = linked[["track", "frame", "y", "x"]].to_numpy(np.float64)
-    options = {"name": "tracks", "visible": False, "tail_width": 2, "tail_length": 20}
+    options: dict[str, Any] = {
+        "name": "tracks",
+        "visible": False,
+        "tail_width": 2,
+        "tail_length": 20,
+        "features": linked.select_dtypes("number").reset_index(drop=True),
+        "blending": "translucent",  # additive tails turn white over a movie
+    }
+    if color_by in options["features"]:
+        options |= {"color_by": color_by, "colormap": "viridis"}
     return data, shared | options, "tracks"
 
 

@@ -15,9 +15,10 @@ from torch.distributions import MultivariateNormal, Normal, kl_divergence
 from atomvae.latent import Angle, Categorical, Code, Gaussian, pose
 from atomvae.latent.circle import wrapped_log_prob
 from atomvae.model import zoo
+from atomvae.model.config import TermWeight
 from atomvae.model.likelihood import GaussianNoise
 from atomvae.model.model import Model
-from atomvae.model.objective import TermWeight, objective
+from atomvae.model.objective import objective
 
 SHAPE = (2, 5, 5)
 TWO_PI = 2 * math.pi

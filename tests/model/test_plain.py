@@ -14,13 +14,12 @@ from atomvae.errors import InputError
 from atomvae.latent import Gaussian
 from atomvae.model import zoo
 from atomvae.model.batches import Batches
-from atomvae.model.config import TrainConfig
+from atomvae.model.config import TermWeight, TrainConfig
 from atomvae.model.data import read_images
 from atomvae.model.decode import decode
 from atomvae.model.decoders import ImageDecoder
 from atomvae.model.encode import encode
 from atomvae.model.likelihood import Bernoulli, GaussianNoise, Poisson
-from atomvae.model.objective import TermWeight
 from atomvae.model.train import train
 
 SIDE = 5

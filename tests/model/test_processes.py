@@ -7,8 +7,7 @@ import torch
 from atomvae.datasets.cards import cards
 from atomvae.errors import InputError
 from atomvae.model import zoo
-from atomvae.model.config import TrainConfig
-from atomvae.model.objective import TermWeight
+from atomvae.model.config import TermWeight, TrainConfig
 from atomvae.model.processes import share_means
 from atomvae.model.train import train
 

@@ -18,10 +18,9 @@ import torch
 from atomvae.errors import InputError
 from atomvae.model import zoo
 from atomvae.model.checkpoint import load_tensors
-from atomvae.model.config import TrainConfig
+from atomvae.model.config import TermWeight, TrainConfig
 from atomvae.model.data import read_images
 from atomvae.model.encode import encode
-from atomvae.model.objective import TermWeight
 from atomvae.model.train import split_rows, train
 
 ZOO = {

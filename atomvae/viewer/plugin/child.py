@@ -3,17 +3,26 @@
 Run as a module it is the child: it runs the pipeline and prints one JSON object per line.
 """
 
+import base64
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from atomvae.errors import InputError
+
+SHARES = {
+    "import": 1, "drift": 2, "detect": 6, "link": 1, "patches": 2, "train": 20, "encode": 2,
+    "map": 1,
+}  # fmt: skip
+"""Stages and their usual shares of the time: what the bar of progress counts."""
+OFTEN, SELDOM = 0.2, 2.0  # seconds between reports, and between pictures of a manifold
 
 
 class Child:
@@ -22,7 +31,7 @@ class Child:
     Parameters
     ----------
     settings : path-like
-        The YAML file of the pipeline.
+        The YAML file of the pipeline, or a run folder to continue.
     out : path-like
         Folder in which the run folder is made.
     """
@@ -49,8 +58,10 @@ class Child:
         Yields
         ------
         dict
-            ``stage``, ``done`` (0..1 of the whole run) and ``figures`` while it runs; last
-            ``run``, the path of the run folder. Nothing more after `cancel`.
+            ``stage``, ``done`` (0..1 of the whole run), ``left`` (s, of the stage, once known) and
+            ``figures`` while it runs; ``training`` (step, steps, epoch, loss, held_out) and
+            ``manifold`` (base64 of grey bytes) with its ``shape`` while it trains; last ``run``,
+            the path of the run folder. Nothing more after `cancel`.
 
         Raises
         ------
@@ -111,9 +122,9 @@ def main(settings: str, out: str) -> int:
     Parameters
     ----------
     settings : str
-        The YAML file.
+        The YAML file, or a run folder that is continued.
     out : str
-        Where the run folder goes.
+        Where the run folder of a YAML file goes.
 
     Returns
     -------
@@ -121,22 +132,105 @@ def main(settings: str, out: str) -> int:
         Exit status: 0, or 2 for what the user can mend.
     """
     from atomvae.run.pipeline import run_pipeline
-    from atomvae.run.stages import STAGES
-
-    names = [stage.name for stage in STAGES]
-
-    def tell(stage: str, done: float, total: float, figures: str) -> None:
-        """Report the share of the whole run, every stage counting the same."""
-        share = (names.index(stage) + done / max(total, 1e-9)) / len(names)
-        say({"stage": stage, "done": share, "figures": figures})
 
     try:
-        run = run_pipeline(settings, out=out, progress=tell)
+        run = run_pipeline(settings, out=out, progress=Teller(), watch=Watcher())
     except InputError as error:
         say({"error": str(error)})
         return 2
     say({"run": str(run.path)})
     return 0
+
+
+class Teller:
+    """Says how far the run is: its share of the whole, and the time left of its stage."""
+
+    def __init__(self) -> None:
+        self._stage, self._began, self._first, self._said = "", 0.0, 0.0, 0.0
+
+    def __call__(self, stage: str, done: float, total: float, figures: str) -> None:
+        """Report the work done of a stage; seldom enough for a reader to follow."""
+        now = time.monotonic()
+        if stage != self._stage:
+            self._stage, self._began, self._first, self._said = stage, now, done, 0.0
+        if now - self._said < OFTEN and done < total:
+            return
+        self._said = now
+        report: dict[str, Any] = {"stage": stage, "figures": figures}
+        if done - self._first > 0 and done < total:
+            report["left"] = (now - self._began) * (total - done) / (done - self._first)
+        before = sum(SHARES[name] for name in list(SHARES)[: list(SHARES).index(stage)])
+        share = before + SHARES[stage] * done / max(total, 1e-9)
+        say(report | {"done": share / sum(SHARES.values())})
+
+
+class Watcher:
+    """Says how the losses go, and now and then shows what the model draws."""
+
+    def __init__(self) -> None:
+        self._sum, self._steps, self._said, self._next = 0.0, 0, time.monotonic(), 0.0
+
+    def __call__(self, model: Any, state: dict[str, float]) -> None:
+        """Look at a model that is being trained; it is not changed."""
+        self._sum, self._steps, now = self._sum + state["loss"], self._steps + 1, time.monotonic()
+        if now - self._said < OFTEN and state["step"] < state["steps"]:
+            return
+        known = {
+            name: state[name] for name in ("step", "steps", "epoch", "held_out") if name in state
+        }
+        say({"training": known | {"loss": self._sum / self._steps}})
+        self._sum, self._steps, self._said = 0.0, 0, now
+        if now < self._next:
+            return
+        picture = draw_manifold(model)
+        if picture is not None:
+            rows, columns = picture.shape
+            text = base64.b64encode(picture.tobytes()).decode()
+            say({"manifold": text, "shape": [rows, columns], "step": state["step"]})
+        spent = time.monotonic() - now
+        self._next = now + max(SELDOM, 20 * spent)  # at most a twentieth of the time
+
+
+def draw_manifold(model: Any, side: int = 8, most: int = 640) -> Any:
+    """Draw what a model makes of its content; for a model with classes a row for each.
+
+    Parameters
+    ----------
+    model : atomvae.model.model.Model
+        Any; also one that is being trained.
+    side : int
+        Pictures along an edge.
+    most : int
+        Largest edge in px; above it pixels are left out.
+
+    Returns
+    -------
+    ndarray (y, x) uint8 or None
+        None if the model has no content to draw.
+    """
+    import numpy as np
+
+    from atomvae.latent import Categorical
+    from atomvae.model.decode import content_columns, manifold
+
+    kinds = [f.size for f in model.content if isinstance(f, Categorical)]
+    try:
+        if len(kinds) == 1:
+            rows = [
+                manifold(model, side, axes=(0,), label=k)[:, 0] for k in range(min(kinds[0], side))
+            ]
+            grid = np.stack(rows)
+        else:
+            grid = manifold(model, side, axes=(0, 1)[: len(content_columns(model))])
+    except InputError:  # a code without a prior, or conditions that nobody gave
+        return None
+    grid = grid[:, :, 0] if grid.ndim == 5 else grid
+    n, m, h, w = grid.shape
+    picture = grid.transpose(0, 2, 1, 3).reshape(n * h, m * w)
+    step = -(-max(picture.shape) // most)
+    picture = picture[::step, ::step]
+    low, high = np.percentile(picture, [0.5, 99.5])
+    return np.uint8(255 * np.clip((picture - low) / max(high - low, 1e-9), 0, 1))
 
 
 def say(report: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atomvae.errors import InputError
+from atomvae.viewer.plugin.legend import show_legend
 from atomvae.viewer.plugin.reader import get_reader, run_layers
 from atomvae.viewer.video import check_video, write_video
 
@@ -180,12 +181,13 @@ def caption(viewer: "napari.ViewerModel") -> None:
         if layer.name == "movie" and str(layer.units[0]) == "second":
             lines[0] += f"   {step * layer.scale[0]:.4g} s"
         if layer.visible and about.get("shows"):
-            lines.append(f"{layer.name}: {about['shows']}")
+            lines.append(f"{layer.name}: {about['shows'].partition(chr(10))[0]}")
         bar = getattr(layer, "face_colorbar", None)
         if bar is not None:
             bar.font_size, bar.size = 12, (22, 220)
             bar.visible = layer.visible and about.get("colors") in ("continuous", "cyclic")
     viewer.canvas.overlays.text.text = "\n".join(lines)
+    show_legend(viewer)
 
 
 def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:

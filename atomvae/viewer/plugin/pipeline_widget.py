@@ -1,50 +1,66 @@
 """From the movie that is open to its atoms, latents and maps, with one button."""
 
-import re
-from collections.abc import Generator
+import sys
 from pathlib import Path
 from threading import Event
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QComboBox,
-    QFileDialog,
-    QFormLayout,
-    QHBoxLayout,
-    QLabel,
-    QLineEdit,
-    QProgressBar,
-    QPushButton,
-    QWidget,
-)
+from qtpy.QtCore import QTimer, Signal
+from qtpy.QtWidgets import QFileDialog
 
 from atomvae.errors import InputError
+from atomvae.viewer.plugin.job import (
+    Job,
+    Unfinished,
+    calibration,
+    duration,
+    follow,
+    is_movie,
+    plain_settings,
+    read_settings,
+    run_name,
+    unfinished,
+    write_settings,
+)
+from atomvae.viewer.plugin.newest import Newest
+from atomvae.viewer.plugin.pipeline_parts import PipelineParts
+from atomvae.viewer.plugin.preview_layer import PreviewLayer
 
 if TYPE_CHECKING:
     import napari
 
 FILE = "a file ..."
-MODELS = ("rvae", "skip_rvae", "jrvae", "jvae", "vae")
-# Path in the settings, label, kind, help. An empty field is left to the data.
-NUMBERS = (
-    ("pixel_size_nm", "Pixel size (nm)", float, "from the file"),
-    ("detect.spacing_px", "Atom spacing (px)", float, "measured"),
-    ("detect.width_px", "Atom width (px)", float, "measured"),
-    ("patches.window_nm", "Window (nm)", float, "from the spacing"),
-    ("model.latent_dim", "Latent numbers", int, "as the model has"),
-    ("train.epochs", "Epochs", int, "from the number of atoms"),
-)
+# What most people want to set, and how it is called where its section isn't named.
+COMMON = {
+    "pixel_size_nm": "Pixel size",
+    "frame_time_s": "Frame time",
+    "detect.polarity": "Atoms are",
+    "detect.spacing_px": "Atom spacing",
+    "detect.width_px": "Atom width",
+    "detect.threshold": "Threshold",
+    "patches.window_nm": "Window",
+    "model.variant": "Model",
+    "model.latent_dim": "Latent numbers",
+    "train.epochs": "Epochs",
+}
+SLIDERS = ("detect.spacing_px", "detect.width_px", "detect.threshold")
 
 
-class PipelineWidget(QWidget):
-    """A form with the few settings that matter, a run button, progress and cancel.
+class PipelineWidget(PipelineParts):
+    """Every setting of a run, a live preview of the atoms, and buttons to run, stop and go on.
 
     Parameters
     ----------
     viewer : napari.Viewer
         Any viewer, also an empty one.
+
+    Attributes
+    ----------
+    form : SettingsForm or None
+        The settings; None for the moment in which they are loaded.
     """
+
+    ready = Signal()  # the form is there
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
         super().__init__()
@@ -53,123 +69,264 @@ class PipelineWidget(QWidget):
         self._worker: Any = None  # the thread that listens to it
         self._stopped = Event()  # this run shall not go on
         self._source: Any = None  # the open layer that is analysed
-        self.movie = QComboBox()
-        self.file = _Place(self, "a movie", folder=False)
-        self.numbers = {path: QLineEdit() for path, _, _, _ in NUMBERS}
-        self.polarity = QComboBox()
-        self.polarity.addItems(["measured", "bright", "dark"])
-        self.model = QComboBox()
-        self.model.addItems(MODELS)
-        self.out = _Place(self, "where the run goes", folder=True)
-        self.out.text.setText(str(Path.home() / "atomvae"))
-        self.run = QPushButton("Run")
-        self.cancel = QPushButton("Cancel")
-        self.bar = QProgressBar()
-        self.status = QLabel("")
-        self._lay_out()
-        self.run.clicked.connect(self._start)
-        self.cancel.clicked.connect(self.stop)
-        self.movie.currentTextChanged.connect(self._movie_changed)
-        viewer.layers.events.inserted.connect(self.refresh)
-        viewer.layers.events.removed.connect(self.refresh)
-        self.destroyed.connect(lambda: self._closed())
-        self.refresh()
+        self._offer: Unfinished | None = None  # a run that could be continued
+        self.form: Any = None
+        self._connect()
         self._busy(False)
+        if "atomvae.run.fields" in sys.modules:
+            self._make_form()
+        else:  # a second or two of imports, during which nothing shall freeze
+            loader = Newest(_load, self)
+            loader.ready.connect(self._make_form)
+            loader.ask()
+        self.refresh()
 
-    def _lay_out(self) -> None:
-        """Put the fields under each other."""
-        form = QFormLayout(self)
-        form.setFieldGrowthPolicy(QFormLayout.FieldGrowthPolicy.ExpandingFieldsGrow)
-        form.addRow("Movie", self.movie)
-        form.addRow("", self.file)
-        for path, label, _, hint in NUMBERS:
-            self.numbers[path].setPlaceholderText(hint)
-            form.addRow(label, self.numbers[path])
-        form.addRow("Atoms are", self.polarity)
-        form.addRow("Model", self.model)
-        form.addRow("Results in", self.out)
-        buttons = QHBoxLayout()
-        buttons.addWidget(self.run)
-        buttons.addWidget(self.cancel)
-        form.addRow(buttons)
-        form.addRow(self.bar)
-        self.bar.setRange(0, 1000)
-        self.status.setWordWrap(True)
-        self.status.setTextInteractionFlags(Qt.TextInteractionFlag.TextSelectableByMouse)
-        form.addRow(self.status)
+    def _connect(self) -> None:
+        """Say what happens when."""
+        self.run.clicked.connect(lambda: self._start())
+        self.resume.clicked.connect(lambda: self._start(resume=True))
+        self.cancel.clicked.connect(self.stop)
+        self.save.clicked.connect(self._save)
+        self.load.clicked.connect(self._load)
+        self.movie.currentTextChanged.connect(self._movie_changed)
+        self.file.text.textChanged.connect(self._look_for_runs)
+        self.out.text.textChanged.connect(self._look_for_runs)
+        self.rings = PreviewLayer(self._viewer, self)
+        self.rings.found.connect(self._measured)
+        self.rings.failed.connect(self.found.setText)
+        self.preview.toggled.connect(self._toggle_preview)
+        self._viewer.layers.events.inserted.connect(self.refresh)
+        self._viewer.layers.events.removed.connect(self.refresh)
+        self._viewer.dims.events.current_step.connect(self._moved)
+        self.destroyed.connect(lambda: self._closed())
+
+    def _make_form(self, _: Any = None) -> None:
+        """Build the form; the settings are there now."""
+        from atomvae.run.fields import setting_fields
+        from atomvae.viewer.plugin.form import SettingsForm
+
+        form = SettingsForm(setting_fields(), COMMON, SLIDERS)
+        self._column.insertWidget(self._place, form)
+        QTimer.singleShot(0, form, lambda: self._build(form))
+
+    def _build(self, form: Any) -> None:
+        """Build one section after the other, between other events."""
+        if form.build():
+            QTimer.singleShot(0, form, lambda: self._build(form))
+            return
+        self._waiting.hide()
+        self.form = form
+        self.fit_width()
+        form.changed.connect(self._setting_changed)
+        self._movie_changed()
+        self.ready.emit()
+
+    # ---- movie and preview --------------------------------------------------------------------
 
     def refresh(self) -> None:
         """Offer the images that are open, and a file."""
         chosen = self.movie.currentText()
-        names = [layer.name for layer in self._viewer.layers if _is_movie(layer)]
+        names = [layer.name for layer in self._viewer.layers if is_movie(layer)]
+        if [*names, FILE] == [self.movie.itemText(i) for i in range(self.movie.count())]:
+            return
         self.movie.blockSignals(True)
         self.movie.clear()
         self.movie.addItems([*names, FILE])
         # A first image that is opened is taken; a choice already made stays.
         self.movie.setCurrentText(chosen if chosen in names else (names or [FILE])[-1])
         self.movie.blockSignals(False)
-        self._movie_changed()
+        if self.movie.currentText() != chosen:
+            self._movie_changed()
+
+    def layer(self) -> Any:
+        """The open image that is chosen; None for a file."""
+        name = self.movie.currentText()
+        return next((found for found in self._viewer.layers if found.name == name), None)
 
     def _movie_changed(self) -> None:
-        """Fill in the pixel size that the chosen image knows."""
-        name = self.movie.currentText()
-        self.file.setEnabled(name == FILE)
-        size = "" if name == FILE else _pixel_size(self._viewer.layers[name])
-        self.numbers["pixel_size_nm"].setText(size)
+        """Fill in what the chosen image knows, and measure the rest."""
+        layer = self.layer()
+        self.file.setEnabled(layer is None)
+        self.preview.setEnabled(layer is not None)
+        self.found.setText("")
+        self._look_for_runs()
+        if self.form is None:
+            return
+        known = {} if layer is None else calibration(layer)
+        for path in ("pixel_size_nm", "frame_time_s"):
+            self.form.editors[path].enter(known.get(path))
+        for path in self.form.editors:
+            if path.startswith("detect."):
+                self.form.suggest(path, None)
+        if layer is not None:
+            self._search()
+
+    def _moved(self) -> None:
+        """Search the frame that is shown now, while the preview is on."""
+        if self.preview.isChecked():
+            self._search()
+
+    def _setting_changed(self, path: str) -> None:
+        """Say at once what is wrong; let the preview follow a setting of the detection."""
+        try:
+            self.settings()
+        except InputError as error:
+            self.status.setText(str(error))
+            return
+        self.status.setText("")
+        if path.startswith("detect.") and self.layer() is not None:
+            if self.preview.isChecked():
+                self._search()
+            else:
+                self.preview.setChecked(True)
+
+    def _toggle_preview(self, wanted: bool) -> None:
+        """Show or hide the rings."""
+        self.rings.shown = wanted
+        if wanted:
+            self._search()
+        else:
+            self.rings.hide()
+
+    def _search(self) -> None:
+        """Ask for the candidates of the frame that is shown."""
+        layer = self.layer()
+        if layer is None or self.form is None:
+            return
+        try:
+            values = self.form.values()
+        except InputError:
+            return  # it has been said where it was typed
+        own = {p.partition(".")[2]: v for p, v in values.items() if p.startswith("detect.")}
+        self.rings.ask(layer, own)
+
+    def _measured(self, result: Any) -> None:
+        """Show what the data say, and how many candidates there are."""
+        layer, preview, points, whole = result
+        if layer is not self.layer() or self.form is None:
+            return
+        for name, value in preview.config.model_dump().items():
+            editor = self.form.editors[f"detect.{name}"]
+            if editor.field.optional and (editor.value() is None):
+                editor.suggest(value)
+        place = "this frame" if whole else "the middle of what is shown"
+        self.found.setText(f"{len(points)} candidates in {place}; the run fits each of them")
+
+    # ---- settings -----------------------------------------------------------------------------
 
     def settings(self) -> dict[str, Any]:
-        """Read the settings of the pipeline from the form.
-
-        Returns
-        -------
-        dict
-            Plain values as in a YAML file, without the movie.
+        """Read the settings that were chosen, by path such as ``"train.epochs"``.
 
         Raises
         ------
         InputError
-            If a field holds no number.
+            If one is wrong, in one sentence.
         """
-        plain: dict[str, Any] = {"model": {"variant": self.model.currentText()}}
-        if self.polarity.currentText() != "measured":
-            plain["detect"] = {"polarity": self.polarity.currentText()}
-        for path, label, kind, _ in NUMBERS:
-            text = self.numbers[path].text().strip()
-            if not text:
-                continue
-            try:
-                value = kind(text.replace(",", "."))
-            except ValueError:
-                raise InputError(
-                    f"{label} is {text!r}, expected a number; leave it empty to have it "
-                    f"{self.numbers[path].placeholderText()}"
-                ) from None
-            section, _, key = path.rpartition(".")
-            (plain.setdefault(section, {}) if section else plain)[key] = value
-        return plain
+        values: dict[str, Any] = self.form.values()
+        plain_settings("run", Path("movie"), values)
+        return values
 
-    def _start(self) -> None:
-        """Write the settings to the results and start a process on them."""
-        from napari.qt.threading import create_worker
+    def _name(self) -> str:
+        """Name that the run will have."""
+        layer = self.layer()
+        name = self.file.text.text().strip() if layer is None else layer.name
+        return run_name(Path(name).name.partition(".")[0] if layer is None else name)
 
+    def _save(self) -> None:
+        """Write the settings to a file of the user's choice."""
+        place = str(Path(self.out.text.text()) / f"{self._name()}.yaml")
+        file, _ = QFileDialog.getSaveFileName(self, "Save settings", place, "YAML (*.yaml)")
+        if file:
+            self.save_settings(file)
+
+    def save_settings(self, file: str) -> None:
+        """Write the YAML that reproduces what was clicked; says so in the form.
+
+        Parameters
+        ----------
+        file : str
+            Where to.
+        """
+        layer = self.layer()
+        own = self.file.text.text().strip() if layer is None else getattr(layer.source, "path", "")
+        movie = (
+            Path(own).expanduser() if own else Path(self.out.text.text()) / f"{self._name()}.npy"
+        )
         try:
-            name = self.movie.currentText()
-            self._source = None if name == FILE else self._viewer.layers[name]
-            settings = self.settings()
-            out = Path(self.out.text.text()).expanduser()
-            out.mkdir(parents=True, exist_ok=True)
+            write_settings(Path(file), self._name(), movie, self.settings())
         except (InputError, OSError) as error:
             self.status.setText(str(error))
             return
-        file = self.file.text.text().strip()
-        self._busy(True)
-        self.status.setText("starting")
+        self.status.setText(f"written; the same from a terminal:\natomvae run {file}")
+
+    def _load(self) -> None:
+        """Take the settings of a file of the user's choice."""
+        kinds = "Settings (*.yaml *.yml)"
+        file, _ = QFileDialog.getOpenFileName(self, "Load settings", self.out.text.text(), kinds)
+        if file:
+            self.load_settings(file)
+
+    def load_settings(self, file: str) -> None:
+        """Take the settings of a YAML file or a run folder; of its movie when none is open.
+
+        Parameters
+        ----------
+        file : str
+            Either.
+        """
+        try:
+            movie, values = read_settings(file)
+        except InputError as error:
+            self.status.setText(str(error))
+            return
+        layer = self.layer()
+        if layer is None:
+            self.file.text.setText(movie)
+        else:
+            values = calibration(layer) | values
+        self.form.fill(values)
+        self.status.setText(f"settings of {Path(file).name}")
+        if self.preview.isChecked():
+            self._search()
+
+    def _look_for_runs(self) -> None:
+        """Offer to continue what was begun and not ended."""
+        out = Path(self.out.text.text()).expanduser()
+        self._offer = None if self._worker is not None else unfinished(out, self._name())
+        if self._offer is not None:
+            done = ", ".join(self._offer.done) or "nothing"
+            self.offer.setText(f"{self._offer.path.name} is not finished (done: {done}).")
+        self.offer.setVisible(self._offer is not None)
+        self.resume.setVisible(self._offer is not None)
+
+    # ---- running ------------------------------------------------------------------------------
+
+    def _start(self, resume: bool = False) -> None:
+        """Write the settings to the results and start a process on them."""
+        from napari.qt.threading import create_worker
+
+        if self.form is None:
+            return
+        self._source = self.layer()
+        try:
+            out = Path(self.out.text.text()).expanduser()
+            path = None
+            if resume and self._offer is not None:
+                path = self._offer.path
+                self.form.fill(self._offer.settings)
+            job = Job(self._source, self.file.text.text().strip(), self.settings(), out, path)
+        except InputError as error:
+            self.status.setText(str(error))
+            return
         self.children, self._stopped = [], Event()
-        job = (self._source, file, settings, out, self.children, self._stopped)
-        worker = create_worker(follow, *job, _start_thread=False)
+        worker = create_worker(follow, job, self.children, self._stopped, _start_thread=False)
         worker.yielded.connect(self._show)
         worker.finished.connect(self._ended)
         self._worker = worker
+        self._busy(True)
+        self.preview.setChecked(False)
+        self.training.clear()
+        self.status.setText("starting")
         worker.start()
 
     def _show(self, report: dict[str, Any]) -> None:
@@ -180,26 +337,24 @@ class PipelineWidget(QWidget):
             self.status.setText(report["error"])
         elif "run" in report:
             self.bar.setValue(1000)
+            self.left.setText("")
             self.status.setText(f"done: {report['run']}")
             self._open(report["run"])
+        elif "training" in report or "manifold" in report:
+            self.training.show()
+            self.training.add(report)
         else:
             self.bar.setValue(round(1000 * report["done"]))
-            self.status.setText(f"{report['stage']}  {report['figures']}")
+            rest = f": about {duration(report['left'])} left" if "left" in report else ""
+            self.left.setText(f"{report['stage']}{rest}")
+            if report["figures"]:
+                self.status.setText(f"{report['stage']}: {report['figures']}")
 
     def _open(self, path: str) -> None:
-        """Add the results; a movie that is open already is calibrated, not added again."""
-        from atomvae.viewer.plugin.open import annotate
-        from atomvae.viewer.plugin.reader import read_run
+        """Add the results, read in a thread; a movie that is open is calibrated, not added."""
+        from atomvae.viewer.plugin.adding import add_run
 
-        for data, options, kind in read_run(path):
-            if options["name"] == "movie" and self._source in self._viewer.layers:
-                n = self._source.ndim
-                self._source.axis_labels = options["axis_labels"][-n:]
-                self._source.units = options["units"][-n:]
-                self._source.scale = options["scale"][-n:]
-                continue
-            getattr(self._viewer, f"add_{kind}")(data, **options)
-        annotate(self._viewer)
+        add_run(self._viewer, path, instead_of=self._source, parent=self)
 
     def stop(self) -> None:
         """Stop the process, or keep it from starting; what it finished stays on disk."""
@@ -213,127 +368,29 @@ class PipelineWidget(QWidget):
         """Stop what goes on, and hear no more of the viewer."""
         self._viewer.layers.events.inserted.disconnect(self.refresh)
         self._viewer.layers.events.removed.disconnect(self.refresh)
+        self._viewer.dims.events.current_step.disconnect(self._moved)
         self.stop()
 
     def _ended(self) -> None:
         """Be ready for the next run."""
         if self._stopped.is_set():
-            self.status.setText("cancelled; Run continues where it was")
+            self.status.setText("cancelled; what is done is kept")
+            self.left.setText("")
         self._worker = None
         self._busy(False)
+        self._look_for_runs()
 
     def _busy(self, busy: bool) -> None:
         """Allow what is possible now."""
-        self.run.setEnabled(not busy)
+        for part in (self.run, self.resume, self.load):
+            part.setEnabled(not busy)
         self.cancel.setEnabled(busy)
         if busy:
             self.bar.setValue(0)
+            self.offer.hide()
+            self.resume.hide()
 
 
-def follow(
-    layer: Any,
-    file: str,
-    settings: dict[str, Any],
-    out: Path,
-    children: list[Any],
-    stopped: Event,
-) -> Generator[dict[str, Any], None, None]:
-    """Prepare the movie, start the process and pass on what it says; runs in a thread.
-
-    Parameters
-    ----------
-    layer : napari.layers.Image or None
-        The movie, if it is open.
-    file : str
-        The movie, if it is not.
-    settings : dict
-        Settings of the pipeline without the movie.
-    out : Path
-        Folder of the results; the settings are written there too.
-    children : list
-        Gets the process, so that it can be stopped.
-    stopped : Event
-        Set before the process is stopped; then one that is just starting is stopped here.
-
-    Yields
-    ------
-    dict
-        The command that does the same, the reports of the process, or ``error``.
-    """
-    import yaml
-
-    from atomvae.viewer.plugin.child import Child
-
-    try:
-        movie = _movie_file(layer, file, out)
-        name = re.sub(r"[^A-Za-z0-9_.-]+", "_", movie.stem).strip("_.-") or "movie"
-        path = out / f"{name}.yaml"
-        plain = {"name": name, "movie": str(movie)} | settings
-        path.write_text(yaml.safe_dump(plain, sort_keys=False))
-        yield {"command": f"atomvae run {path} --out {out}"}
-        children.append(Child(path, out))
-        if stopped.is_set():
-            children[-1].cancel()
-        yield from children[-1].reports()
-    except (InputError, OSError, RuntimeError) as error:
-        # Not left to the worker: the user reads it in the form, not in a traceback.
-        yield {"error": str(error)}
-
-
-class _Place(QWidget):
-    """A path with a button to browse for it."""
-
-    def __init__(self, parent: QWidget, title: str, *, folder: bool) -> None:
-        super().__init__(parent)
-        self.text = QLineEdit()
-        self.text.setPlaceholderText(title)
-        button = QPushButton("...")
-        button.setMaximumWidth(30)
-        row = QHBoxLayout(self)
-        row.setContentsMargins(0, 0, 0, 0)
-        row.addWidget(self.text)
-        row.addWidget(button)
-        button.clicked.connect(self._browse)
-        self._title, self._folder = title, folder
-
-    def _browse(self) -> None:
-        """Ask for the path; cancelling keeps what was there."""
-        if self._folder:
-            found = QFileDialog.getExistingDirectory(self, self._title, self.text.text())
-        else:
-            found, _ = QFileDialog.getOpenFileName(self, self._title, self.text.text())
-        if found:
-            self.text.setText(found)
-
-
-def _is_movie(layer: Any) -> bool:
-    """Whether a layer is one grey image or a stack of them."""
-    grey = type(layer).__name__ == "Image" and not layer.rgb
-    return grey and layer.ndim in (2, 3)
-
-
-def _pixel_size(layer: Any) -> str:
-    """Pixel size in nm of an image that is calibrated in a length, else empty."""
-    try:
-        size = (float(layer.scale[-1]) * layer.units[-1]).to("nm").magnitude
-    except Exception:  # pint says in several ways that pixels are no length
-        return ""
-    return f"{size:.6g}"
-
-
-def _movie_file(layer: Any, file: str, out: Path) -> Path:
-    """Find the file of the movie; an image without one is written beside the results."""
-    import numpy as np
-
-    if layer is None:
-        if not file:
-            raise InputError("no movie is chosen; open an image or choose a file")
-        return Path(file).expanduser().absolute()
-    data = layer.data[0] if layer.multiscale else layer.data
-    path = out / f"{re.sub(r'[^A-Za-z0-9_-]+', '_', layer.name)}.npy"
-    frames = data if data.ndim == 3 else data[None]
-    target = np.lib.format.open_memmap(path, mode="w+", dtype=frames.dtype, shape=frames.shape)
-    for number in range(frames.shape[0]):  # never the whole movie in memory
-        target[number] = np.asarray(frames[number])
-    target.flush()
-    return path
+def _load() -> None:
+    """Import the settings; in a thread."""
+    import atomvae.run.fields  # noqa: F401

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 LayerData = tuple[Any, dict[str, Any], str]
 SUFFIX = ".atomvae.zarr"
 COLUMNS = {"frame", "y", "x"}  # what makes a table one of atoms
+LEAST_DRIFT = 0.5  # px; less cannot be seen
 MOST_MOVIES = 8  # of a batch; their layers are lazy, but a list of a thousand helps nobody
 
 
@@ -63,7 +64,10 @@ def read_run(path: str) -> list[LayerData]:
     InputError
         If the folder is damaged: one sentence says what is missing.
     """
-    return run_layers(path)
+    from atomvae.viewer.plugin.preferences import preference
+    from atomvae.viewer.plugin.saved import restore
+
+    return restore(path, run_layers(path, color_by=preference("display", "color_by", "") or None))
 
 
 def run_layers(path: str | Path, *, color_by: str | None = None) -> list[LayerData]:
@@ -92,6 +96,7 @@ def run_layers(path: str | Path, *, color_by: str | None = None) -> list[LayerDa
             own = table[table["movie"] == number]
         movie = _movie(run, name, own is None)
         new = to_layers(movie, own, color_by=color_by, source=str(run.path))
+        new[1:1] = _without_drift(run, number, name)
         if number:
             new = [_aside(layer, str(name)) for layer in new]
         layers += new
@@ -131,6 +136,30 @@ def read_table(path: str) -> list[LayerData]:
     place = Path(path)
     table = pd.read_parquet(place) if place.suffix == ".parquet" else pd.read_csv(place)
     return to_layers(None, table, source=path)
+
+
+def _without_drift(run: "RunFolder", number: int, name: str | None) -> list[LayerData]:
+    """The movie moved back by its drift, hidden; nothing when it hardly drifts."""
+    import pandas as pd
+
+    from atomvae.errors import InputError
+    from atomvae.movie.drift import correct_drift
+    from atomvae.viewer.layers import to_layers
+
+    file = run.tables / "drift.parquet"
+    if not file.exists():
+        return []
+    try:
+        drift = pd.read_parquet(file)
+        drift = drift[drift["movie"] == number] if "movie" in drift else drift
+        if drift[["dy", "dx"]].abs().to_numpy().max(initial=0) < LEAST_DRIFT:
+            return []
+        movie = correct_drift(run.movie(name), drift)
+    except (InputError, OSError, ValueError, KeyError):
+        return []  # the drift of another movie, or none: the run itself can be shown
+    data, options, kind = to_layers(movie, source=str(run.path))[0]
+    about = {"visible": False, "name": "movie without drift"}
+    return [(data, options | about, kind)]
 
 
 def _is_run(place: Path) -> bool:

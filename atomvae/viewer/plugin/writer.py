@@ -32,6 +32,39 @@ def write_points(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
     return [path]
 
 
+def write_movie(path: str, data: Any, attributes: dict[str, Any]) -> list[str]:
+    """Write one image layer as OME-Zarr 0.5, which napari, Fiji and others read.
+
+    Parameters
+    ----------
+    path : str
+        Folder to write, NAME.ome.zarr.
+    data : array (t, y, x) or (y, x), or a list of such for several resolutions
+        Written frame by frame.
+    attributes : dict
+        State of the layer: ``name``, ``scale`` and ``units``.
+
+    Returns
+    -------
+    list of str
+        The path that was written.
+    """
+    from atomvae.movie.movie import Movie
+    from atomvae.run.images import write_image
+    from atomvae.viewer.plugin.job import axis_size
+
+    data = data[0] if isinstance(data, list | tuple) or hasattr(data, "_data") else data
+    size = [axis_size(attributes, axis, "nm") for axis in (-2, -1)]
+    movie = Movie.from_array(
+        data,
+        pixel_size=None if None in size else (size[0], size[1]),
+        frame_time=axis_size(attributes, 0, "s") if data.ndim == 3 else None,
+        name=str(attributes.get("name") or "movie"),
+    )
+    write_image(Path(path), movie)
+    return [path]
+
+
 def points_table(data: Any, features: "pd.DataFrame | None" = None) -> "pd.DataFrame":
     """Table of atoms of a points layer; what was moved, added or removed by hand is kept.
 
