@@ -149,14 +149,13 @@ def test_guessed_angles_continue_the_known_ones():
     assert np.nanmax(np.abs(error)) < np.radians(10) and np.isfinite(guess).mean() > 0.9
 
 
-def test_a_guess_compares_no_more_patches_where_all_labels_are_known(monkeypatch):
+def test_a_guess_compares_no_more_patches_where_all_labels_are_known():
     """Comparing each with each is for a few hundred patches, not for all of a labelled set."""
-    monkeypatch.setattr("atomvae.model.guess.ROWS", 70)
     image, angle = turned_motifs(400)
     model = zoo.ssrvae((20, 20))
     known = {"class": np.zeros(400, int), "angle": angle}
     batches = Batches(model, read_images(image), None, known, torch.device("cpu"), measure=True)
-    guess = first_guess(model, batches, seed=0)
+    guess = first_guess(model, batches, seed=0, most=70)
     assert (~guess["class"].isnan()).all(1).sum() <= 3 * 70
 
 
