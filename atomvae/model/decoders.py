@@ -113,6 +113,8 @@ class ImageDecoder(nn.Module):
         Number of content dimensions.
     width, depth
         Units and number of hidden layers; with none the decoder is linear.
+    activation
+        After each hidden layer, tanh or leaky_relu, see `Encoder`.
 
     Examples
     --------
@@ -123,11 +125,22 @@ class ImageDecoder(nn.Module):
 
     pointwise: ClassVar[bool] = False
 
-    def __init__(self, shape: Shape, content: int, width: int = 128, depth: int = 2) -> None:
+    def __init__(
+        self,
+        shape: Shape,
+        content: int,
+        width: int = 128,
+        depth: int = 2,
+        activation: str = "tanh",
+    ) -> None:
         super().__init__()
         self.shape, self.content = shape, content
-        self.settings: dict[str, Any] = {"width": width, "depth": depth}
-        self.net = mlp([content, *[width] * depth, math.prod(shape)])
+        self.settings: dict[str, Any] = {
+            "width": width,
+            "depth": depth,
+            "activation": activation,
+        }
+        self.net = mlp([content, *[width] * depth, math.prod(shape)], activation)
 
     def forward(self, content: Tensor, coords: Tensor) -> Tensor:
         """(N, content), (N, P, 2) -> (N, P, channels)."""

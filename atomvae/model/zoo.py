@@ -106,6 +106,11 @@ def compose(
 
 SKIP: Any = partial(CoordinateDecoder, skip=True)  # feeds content into every layer
 LINEAR: Any = {"encoder": partial(Encoder, depth=0), "decoder": partial(ImageDecoder, depth=0)}
+# Where pose has to be content, rectifiers find it in time: with tanh the prior silences it first.
+FLAT: Any = {
+    "encoder": partial(Encoder, activation="leaky_relu"),
+    "decoder": partial(ImageDecoder, activation="leaky_relu"),
+}
 CONV: Any = {"encoder": ConvEncoder, "decoder": ConvDecoder}
 
 
@@ -161,7 +166,7 @@ def vae(shape: Sequence[int], latent_dim: int = 2, *, seed: int = 0) -> Model:
     >>> vae((16, 16)).n_branches
     1
     """
-    return compose(shape, [Gaussian(latent_dim)], decoder=ImageDecoder, seed=seed)
+    return compose(shape, [Gaussian(latent_dim)], **FLAT, seed=seed)
 
 
 def conv_vae(shape: Sequence[int], latent_dim: int = 2, *, seed: int = 0) -> Model:
@@ -278,7 +283,7 @@ def cvae(shape: Sequence[int], latent_dim: int = 2, *, given: Condition, seed: i
     >>> [f.name for f in cvae((16, 16), given=Condition(4, "suit", discrete=True)).latent]
     ['z', 'suit']
     """
-    return compose(shape, [Gaussian(latent_dim), given], decoder=ImageDecoder, seed=seed)
+    return compose(shape, [Gaussian(latent_dim), given], **FLAT, seed=seed)
 
 
 def crvae(shape: Sequence[int], latent_dim: int = 2, *, given: Condition, seed: int = 0) -> Model:
