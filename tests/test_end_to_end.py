@@ -71,11 +71,21 @@ def test_angle_tells_the_sublattices_apart(graphene):
 
 
 def test_content_carries_no_sublattice(graphene):
-    _, table, sublattice = graphene
+    """Content hardly used is left with anything between 0 and 0.02 nats by one training or another;
+    so this is about the median of three.
+    """
+    simulation, table, sublattice = graphene
     known = sublattice >= 0
-    for name in ("z_0", "z_1"):
-        assert information(table[name].to_numpy()[known], sublattice[known]) < 0.02
     assert information(table["angle"].to_numpy()[known], sublattice[known]) > 0.3
+    patches = atomvae.cut_patches(simulation.movie, table)
+    tables = [table]
+    for seed in (2, 3):
+        model = atomvae.zoo.skip_rvae(patches.layout.shape, latent_dim=2, seed=seed)
+        atomvae.train(model, patches)
+        tables.append(atomvae.encode(model, patches))
+    for name in ("z_0", "z_1"):
+        nats = [information(each[name].to_numpy()[known], sublattice[known]) for each in tables]
+        assert np.median(nats) < 0.02
 
 
 def test_an_atom_keeps_its_angle(graphene):

@@ -82,6 +82,10 @@ def train_ensemble(
     pixels, four members) the members differed in what they drew by 0.90 (VAE), 0.98 (with classes)
     and 1.00 (skip-rVAE) of what models of independent data differ by; with all patches in another
     order, by 0.60, 0.52 and 0.77. A member is 2 to 10 % less accurate for it, their mean is not.
+    With rectifiers, as `zoo.vae` has them now, the VAE's 0.90 is 0.71: they follow their own data
+    more closely. Members that are trained for less time are closer to each other than the data
+    warrant: on 3,000 cards of 48 x 48 with classes, 0.92 after a whole run each, 0.68 after 3
+    epochs.
 
     Examples
     --------

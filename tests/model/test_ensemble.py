@@ -13,10 +13,11 @@ from sklearn.metrics import roc_auc_score
 
 from atomvae.datasets.cards import cards
 from atomvae.errors import InputError
-from atomvae.latent import Condition
+from atomvae.latent import Condition, Gaussian
 from atomvae.model import ensemble, zoo
 from atomvae.model.bootstrap import BLOCKS, resample
 from atomvae.model.config import TrainConfig
+from atomvae.model.decoders import ImageDecoder
 from atomvae.model.encode import encode
 from atomvae.model.ensemble import (
     class_agreement,
@@ -259,10 +260,10 @@ def test_whole_frames_are_drawn_of_a_movie():
 
 def test_members_agree_on_the_number_of_classes_that_there_is():
     shown = cards(12, 1, 400, size=16, noise=0.1, seed=0)
+    config = TrainConfig(epochs=40, batch_size=50, learning_rate=3e-3)
     table = compare_class_numbers(
-        lambda k: zoo.jvae((16, 16), classes=k), shown.images, (2, 4, 6), TrainConfig(epochs=40),
-        members=3,
-    )  # fmt: skip
+        lambda k: zoo.jvae((16, 16), classes=k), shown.images, (2, 4, 6), config, members=3
+    )
     agreement = dict(zip(table["classes"], table["agreement"], strict=True))
     assert agreement[4] > 0.9 and agreement[4] > max(agreement[2], agreement[6]) + 0.05
 
@@ -303,15 +304,18 @@ def test_members_differ_as_models_of_independent_data_do():
     def fresh(seed):
         return cards(12, 1, 800, size=SIZE, noise=0.15, seed=seed).images
 
+    def smooth_vae(seed):
+        return zoo.compose((SIZE, SIZE), [Gaussian()], decoder=ImageDecoder, seed=seed)
+
     test, config = fresh(99)[:200], TrainConfig(epochs=30)
-    models = train_ensemble(zoo.vae((SIZE, SIZE)), fresh(0), config, members=4)
+    models = train_ensemble(smooth_vae(0), fresh(0), config, members=4)
     others, same = [], []
     for i in range(4):
-        model = zoo.vae((SIZE, SIZE), seed=i)
+        model = smooth_vae(i)
         train(model, fresh(100 + i), TrainConfig(epochs=10, seed=i))
         train(model, fresh(100 + i), config.model_copy(update={"seed": 50 + i}))
         others.append(model)
-    start = zoo.vae((SIZE, SIZE))
+    start = smooth_vae(0)
     train(start, fresh(0), TrainConfig(epochs=10))
     for i in range(4):
         model = copy.deepcopy(start)
