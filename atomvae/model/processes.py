@@ -123,8 +123,9 @@ def _other(
 
 
 def _join(place: str, rank: int, number: int) -> None:
-    """Wait for the others and form the group."""
+    """Form the group; nobody goes on, or away, before all have come."""
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     distributed.init_process_group(
         backend, init_method=f"file://{place}", rank=rank, world_size=number
     )
+    distributed.barrier()
