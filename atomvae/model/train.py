@@ -36,6 +36,7 @@ from atomvae.model.seeding import seeded
 log = logging.getLogger(__name__)
 
 CHECK = 100  # steps between looks at whether the loss is finite
+WATCHED = 20  # steps between reports from a GPU, which would wait for each
 SCORED = (32, 256)  # least and most held-out patches scored after each epoch, else n / 40
 SAVE_SECONDS = 10.0  # at most so often is the checkpoint written
 GUESSED = 0.5  # fraction of a run for which guessed angles are taken for known
@@ -238,8 +239,8 @@ def train(
     checkpoint
         File that holds the state of the run, written every few seconds.
     progress
-        Called after every step with epoch, step, steps, loss, the terms, patches_per_s and, once
-        an epoch has ended, its held_out.
+        Called after every step (on a GPU every 20) with epoch, step, steps, loss, the terms,
+        patches_per_s and, once an epoch has ended, its held_out.
 
     Returns
     -------
@@ -338,7 +339,7 @@ def _loop(
         for name, value in terms.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value * len(rows)
         state.step += 1
-        if progress is not None:
+        if progress is not None and (run.device.type == "cpu" or state.step % WATCHED == 0):
             speed = (state.step - first) * run.batch / max(time.monotonic() - began, 1e-9)
             values = {name: float(value) for name, value in terms.items()}
             position = {"epoch": epoch + 1, "step": state.step, "steps": run.total}

@@ -4,7 +4,8 @@ The step is that of a default skip_rvae once its pose is found: `bound` on a bat
 Its limit is the larger of two times, at rates that are measured in the same run:
 
 - arithmetic: operations (two per multiply-add) of all matrix products, forward and backward, as
-  torch counts them, at the rate of the fastest matrix product, of the step's own size or 1024^3;
+  torch counts them, at the rate of the fastest matrix product, of the step's own size or 1024^3,
+  in the precision that training has by default (bfloat16 where the processor multiplies it);
 - traffic: bytes at the rate of a copy as large. Counted are 9 passes over the parameters (read
   forward, read backward, gradient written and read, parameter and the two moments of Adam read and
   written), every tensor that is kept for backward, written once and read once, and the patches.
@@ -23,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from atomvae.datasets.cards import cards
 from atomvae.model import zoo
-from atomvae.model.config import TrainConfig
+from atomvae.model.config import BATCH, TrainConfig
+from atomvae.model.precision import products as precise
 from atomvae.model.train import train
 from tests.model.bench_train import machine
 
@@ -60,7 +62,7 @@ def copy_rate(size):
 def step_of(side):
     """A trained model, the arguments of `bound` in its last steps, and CPU s per step there."""
     images = cards(120, 20, IMAGES, size=side, noise=0.1, seed=0).images
-    config = TrainConfig(epochs=EPOCHS, first_guess=False, device="cpu")
+    config = TrainConfig(epochs=EPOCHS, batch_size=BATCH, first_guess=False, device="cpu")
     model, clock = zoo.skip_rvae((side, side)), []
     train(model, images, config, progress=lambda _: clock.append(time.process_time()))
     last = clock[-len(clock) // 4 :]
@@ -116,8 +118,9 @@ def main():
         "| copy, GB/s | arithmetic, ms | traffic, ms | step / limit |"
     )
     print("|---|---|---|---|---|---|---|---|---|")
-    for side in sides:
-        print("| " + " | ".join(row(side)) + " |", flush=True)
+    with precise(TrainConfig().matmul_precision):
+        for side in sides:
+            print("| " + " | ".join(row(side)) + " |", flush=True)
 
 
 if __name__ == "__main__":
