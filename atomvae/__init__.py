@@ -33,7 +33,8 @@ _HOME = {
     "train": "atomvae.model.train",
     "encode": "atomvae.model.encode",
     "train_ensemble": "atomvae.model.ensemble",
-    "encode_ensemble": "atomvae.model.ensemble",
+    "train_sweep": "atomvae.model.sweep",
+    "encode_ensemble": "atomvae.model.agreement",
     "decode": "atomvae.model.decode",
     "manifold": "atomvae.model.decode",
     "reconstruct": "atomvae.model.draw",
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from atomvae.errors import InputError as InputError
     from atomvae.maps.latents import map_latents as map_latents
     from atomvae.model import zoo as zoo
+    from atomvae.model.agreement import encode_ensemble as encode_ensemble
     from atomvae.model.config import TrainConfig as TrainConfig
     from atomvae.model.decode import decode as decode
     from atomvae.model.decode import manifold as manifold
@@ -78,11 +80,11 @@ if TYPE_CHECKING:
     from atomvae.model.draw import sample as sample
     from atomvae.model.draw import traverse as traverse
     from atomvae.model.encode import encode as encode
-    from atomvae.model.ensemble import encode_ensemble as encode_ensemble
     from atomvae.model.ensemble import train_ensemble as train_ensemble
     from atomvae.model.files import load_model as load_model
     from atomvae.model.files import save_model as save_model
     from atomvae.model.model import Model as Model
+    from atomvae.model.sweep import train_sweep as train_sweep
     from atomvae.model.train import train as train
     from atomvae.movie.drift import DriftConfig as DriftConfig
     from atomvae.movie.drift import correct_drift as correct_drift

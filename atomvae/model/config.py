@@ -77,8 +77,9 @@ class TrainConfig(Settings):
     memory_gb: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Patches that need more are read from disk; None is a quarter of the free memory."""
     processes: int = Field(default=1, ge=1)
-    """Processes that share the work, on as many GPUs or CPU cores; a script that asks for more than
-    one must begin its work under ``if __name__ == "__main__":``."""
+    """Processes that share the work, on as many GPUs or CPU cores, or members of an ensemble that
+    are trained at the same time; a script that asks for more than one must begin its work under
+    ``if __name__ == "__main__":``."""
     matmul_precision: Literal["highest", "high", "medium"] = "medium"
     """Of products of float32 matrices while training, as torch names it: medium is bfloat16 with
     float32 sums where the processor has it; gradients are noisier than that anyway."""

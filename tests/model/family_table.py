@@ -20,10 +20,11 @@ from sklearn.svm import SVC
 from atomvae.datasets.cards import cards, draw_card
 from atomvae.latent import Condition
 from atomvae.model import zoo
+from atomvae.model.agreement import encode_ensemble
 from atomvae.model.config import TrainConfig
 from atomvae.model.decode import decode
 from atomvae.model.encode import encode
-from atomvae.model.ensemble import encode_ensemble, train_ensemble
+from atomvae.model.ensemble import train_ensemble
 from atomvae.model.train import train
 from tests.model import scores
 

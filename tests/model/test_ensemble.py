@@ -14,21 +14,20 @@ from sklearn.metrics import roc_auc_score
 from atomvae.datasets.cards import cards
 from atomvae.errors import InputError
 from atomvae.latent import Condition, Gaussian
-from atomvae.model import ensemble, zoo
+from atomvae.model import agreement, ensemble, zoo
+from atomvae.model.agreement import (
+    class_agreement,
+    class_probabilities,
+    co_association,
+    dispersion,
+    encode_ensemble,
+    entropy,
+)
 from atomvae.model.bootstrap import BLOCKS, resample
 from atomvae.model.config import TrainConfig
 from atomvae.model.decoders import ImageDecoder
 from atomvae.model.encode import encode
-from atomvae.model.ensemble import (
-    class_agreement,
-    class_probabilities,
-    co_association,
-    compare_class_numbers,
-    dispersion,
-    encode_ensemble,
-    entropy,
-    train_ensemble,
-)
+from atomvae.model.ensemble import compare_class_numbers, train_ensemble
 from atomvae.model.train import train
 from tests.model.family_table import blends
 
@@ -118,20 +117,20 @@ def test_content_and_angles_are_aligned_in_each_class():
     maps = ortho_group.rvs(2, size=2, random_state=0)
     other = np.einsum("nij,nj->ni", maps[label], z) + np.array([[3.0, 0], [0, -1]])[label]
     both = np.stack([label, label])
-    assert np.allclose(ensemble._map_alike(np.stack([z, other]), both)[1], z)
-    assert not np.allclose(ensemble._map_alike(np.stack([z, other]), 0 * both)[1], z, atol=0.1)
+    assert np.allclose(agreement._map_alike(np.stack([z, other]), both)[1], z)
+    assert not np.allclose(agreement._map_alike(np.stack([z, other]), 0 * both)[1], z, atol=0.1)
     turned = angle + np.array([0.5, -2.0])[label]
-    found = ensemble._turn_alike(np.stack([angle, turned]), both)
+    found = agreement._turn_alike(np.stack([angle, turned]), both)
     assert np.allclose(np.exp(1j * found[1]), np.exp(1j * angle))
 
 
 def test_members_of_another_opinion_are_left_out_of_the_means():
     values = np.array([[1.0, 1.0], [3.0, 1.0], [99.0, 7.0]])
     counts = np.array([[True, True], [True, False], [False, False]])
-    mean, sd = ensemble._average(values, counts)
+    mean, sd = agreement._average(values, counts)
     assert mean.tolist() == [2.0, 1.0]
     assert sd[0] == pytest.approx(np.sqrt(2)) and np.isnan(sd[1])
-    mean, sd = ensemble._average_angles(np.array([[3.1], [-3.1]]), np.ones((2, 1), bool))
+    mean, sd = agreement._average_angles(np.array([[3.1], [-3.1]]), np.ones((2, 1), bool))
     assert abs(mean[0]) == pytest.approx(np.pi) and sd[0] == pytest.approx(np.pi - 3.1, rel=0.01)
 
 

@@ -11,11 +11,11 @@ import torch
 
 from atomvae.errors import InputError
 from atomvae.model import zoo
+from atomvae.model.agreement import class_probabilities
 from atomvae.model.batches import Batches
 from atomvae.model.bootstrap import resample
 from atomvae.model.data import Picked, gather, read_images
 from atomvae.model.encode import encode
-from atomvae.model.ensemble import class_probabilities
 from atomvae.model.stream import BLOCK, Stream, shuffle
 from atomvae.model.train import TrainConfig, train
 from atomvae.patches.store import PatchStore
