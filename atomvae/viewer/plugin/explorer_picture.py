@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 
 RING = 0xFFFF33FF  # magenta, as around the atoms in the image
 FEW = 300  # chosen dots that get a ring each
+SOME = 20_000  # chosen dots that get a rim around all of them; more take too long
 SHADES = 256  # of a continuous scale
 
 

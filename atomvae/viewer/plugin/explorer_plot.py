@@ -13,6 +13,7 @@ from atomvae.viewer.colors import ColorScale
 from atomvae.viewer.plugin.explorer_picture import (
     FEW,
     RING,
+    SOME,
     View,
     dim,
     full_limits,
@@ -164,10 +165,13 @@ class ScatterPlot(QWidget):
         paint_dots(picture, *view.pixel(x, y), colors, size)
 
     def _mark(self, picture: Any, view: View) -> None:
-        """Paint the chosen dots in full colour, few of them with rings."""
+        """Paint the chosen dots in full colour: few with a ring each, many with a common rim."""
         rows = np.flatnonzero(self._chosen)
         if self._order is not None:
             rows = self._order[self._chosen[self._order]]
+        if FEW < len(rows) <= SOME:
+            place = view.pixel(self._x[rows], self._y[rows])
+            paint_dots(picture, *place, np.uint32(RING), self._size() + 5)
         self._dots(picture, view, rows, self._size() + 1)
         if len(rows) <= FEW:
             radius = (self._size() + 7) / 2
