@@ -16,6 +16,7 @@ from atomvae.model.decode import decode
 from atomvae.model.encode import encode
 from atomvae.model.train import train
 from tests.model import scores
+from tests.model.family_table import data
 
 SIZE = 32
 
@@ -95,10 +96,11 @@ def sheared():
     return tuple(cards(120, 20, n, size=SIZE, noise=0.1, seed=s) for n, s in ((1200, 0), (400, 1)))
 
 
-def test_shear_is_told_from_angle(sheared):
-    shown, test = sheared
-    model = zoo.affine_rvae((SIZE, SIZE), seed=0)
-    train(model, shown.images, TrainConfig(epochs=30))
+def test_shear_is_told_from_angle():
+    """At full size: on cards of 24 x 24 a suit may end at wrong angles (hearts, some seeds)."""
+    shown, test = data(120, 20, 0)
+    model = zoo.affine_rvae((48, 48), seed=0)
+    train(model, shown.images)
     r, skill = scores.shear_scores(encode(model, test.images), test.truth)
     assert min(skill) >= 0.99
     assert min(r) >= 0.95
