@@ -12,9 +12,6 @@ from atomvae.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 class Difficulty(StrEnum):
     """How much disturbs a simulated movie."""

@@ -1,5 +1,6 @@
 """The manifold of a model: decode at the pointer, see which atoms live there, and back."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,9 +11,9 @@ from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QVBoxLay
 
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.glow import glow_over
-from atomvae.viewer.plugin.latest import Latest
 from atomvae.viewer.plugin.manifold_sheet import Picture, Sheet
 from atomvae.viewer.plugin.manifold_walk import AtomCard, Grid, Walk
+from atomvae.viewer.plugin.newest import Newest
 from atomvae.viewer.plugin.selection import atoms_of
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ class ManifoldWidget(QWidget):
         self._kind: NDArray[Any] = np.empty(0, int)  # their classes
         self._glow: Any = None
         self._source: Any = None
-        self._loading = Latest(Walk, self._loaded, self._failed)
-        self._drawing = Latest(lambda walk, *what: walk.grid(*what), self._drawn, self._failed)
-        self._decoding = Latest(lambda walk, *what: walk.at(*what), self._decoded, self._failed)
-        self._looking = Latest(lambda walk, atom: walk.card(atom), self._looked, self._say)
+        self._loading = self._work(Walk, self._loaded, self._failed)
+        self._drawing = self._work(lambda walk, *what: walk.grid(*what), self._drawn, self._failed)
+        self._decoding = self._work(lambda walk, *what: walk.at(*what), self._decoded, self._failed)
+        self._looking = self._work(lambda walk, atom: walk.card(atom), self._looked, self._say)
         self._later = QTimer(self)
         self._later.setSingleShot(True)
         self._later.timeout.connect(self.refresh)
@@ -58,6 +59,18 @@ class ManifoldWidget(QWidget):
         self._connect()
         self._dress()
         self.refresh()
+
+    def _work(
+        self,
+        function: Callable[..., Any],
+        done: Callable[[Any], None],
+        failed: Callable[[str], None],
+    ) -> Newest:
+        """Have a function called in a thread, and its newest result or what went wrong shown."""
+        worker = Newest(function, self)
+        worker.ready.connect(done)
+        worker.failed.connect(failed)
+        return worker
 
     def _lay_out(self) -> None:
         """Put choices above the sheet, pictures and numbers of an atom below."""
