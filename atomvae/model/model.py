@@ -56,6 +56,7 @@ class Model(nn.Module):
     target_scale: Tensor
     grid: Tensor
     field: Tensor
+    inside: Tensor
     turns: Tensor
     labels: Tensor
     copy_grid: Tensor
@@ -138,15 +139,21 @@ class Model(nn.Module):
         copies = torch.einsum("jab,db->jda", turn_matrix(turns), grid).view(-1, h, w, 2)
         target = pixel_grid(*self.target_shape[1:])
         field = inside if len(target) == len(grid) else torch.ones(len(target), dtype=torch.bool)
+        outside = ~inside.view(h, w, 1)
         for name, value in {
-            "copy_grid": copies,  # (J, h, w, 2)
+            "copy_grid": copies.masked_fill(outside, 9.0),  # (J, h, w, 2), far off where not seen
             "copy_field": inside.view(h, w),
             "grid": target,  # (D, 2)
-            "field": field,  # (D,)
             "turns": turns.repeat_interleave(self.classes),  # (K,)
             "labels": torch.arange(self.classes).repeat(self.copies),
         }.items():
             self.register_buffer(name, value, persistent=False)
+        self.count(field)
+
+    def count(self, field: Tensor) -> None:
+        """Say which pixels (D,) of the target count, in the bound and in errors."""
+        self.register_buffer("field", field, persistent=False)
+        self.register_buffer("inside", field.nonzero()[:, 0], persistent=False)
 
     @property
     def shape(self) -> Shape:
@@ -173,7 +180,7 @@ class Model(nn.Module):
     def parameters_of(self, image: Tensor, known: Known | None = None) -> dict[str, Tensor]:
         """Give the encoder's numbers for each factor and branch, (B, K, n_params)."""
         batch, k = len(image), self.n_branches
-        features = self.encoder(self._turned(image))  # (B J, width)
+        features = self._features(image)
         if self.tell is not None:
             assert known is not None
             values = torch.cat([known[f.name] for f in self.given], -1)
@@ -235,17 +242,22 @@ class Model(nn.Module):
         # Only the choice among all branches teaches the encoder how probable the known values are.
         return Posterior(part.branches, part.q, known, full.surprise)
 
-    def _turned(self, image: Tensor) -> Tensor:
-        """Make copies (B J, c, h, w) of the images, each turned back by one of the angles."""
+    def _features(self, image: Tensor) -> Tensor:
+        """Encode copies of the images, each turned back by one of the angles: (B J, width)."""
         if self.copies == 1:
-            return image * self.copy_field
+            features: Tensor = self.encoder(image * self.copy_field)
+            return features
         b, c, h, w = image.shape
         stack = image.reshape(1, b * c, h, w).expand(self.copies, -1, -1, -1)
-        copies = sample_image(stack, self.copy_grid) * self.copy_field  # (J, B c, h, w)
-        return copies.view(-1, b, c, h, w).transpose(0, 1).reshape(-1, c, h, w)
+        copies = sample_image(stack, self.copy_grid)  # (J, B c, h, w)
+        features = self.encoder(copies.view(-1, c, h, w))  # (J B, width)
+        return features.view(self.copies, b, -1).transpose(0, 1).reshape(self.copies * b, -1)
 
     def draw_pixels(self, mask: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
         """Choose pixels of each image at random, without replacement.
+
+        The images of a batch take the pixels in turn, in one random order, so together they see
+        each pixel as often as the others.
 
         Parameters
         ----------
@@ -261,13 +273,12 @@ class Model(nn.Module):
             unbiased estimate of the sum over all pixels that count.
         """
         b, d = mask.shape
-        if n is None or n >= d:
+        if n is None or n >= len(self.inside):
             return torch.arange(d, device=mask.device).expand(b, d), mask.to(self.grid.dtype)
-        score = torch.rand(b, d, device=mask.device).masked_fill(~mask, -1.0)
-        index = score.topk(n, 1, sorted=False).indices
-        count = mask.sum(1, keepdim=True)
-        weight = mask.gather(1, index) * (count / count.clamp(1, n))
-        return index, weight.to(self.grid.dtype)
+        order = self.inside[torch.randperm(len(self.inside), device=mask.device)]
+        turn = torch.arange(b * n, device=mask.device) % len(order)
+        index = order[turn].view(b, n)
+        return index, mask.gather(1, index).to(self.grid.dtype) * (len(order) / n)
 
     def reconstruct(self, z: dict[str, Tensor], coords: Tensor, gate: float = 1.0) -> Tensor:
         """Give the decoder's output (N, P, c) at coordinates (N, P, 2) of the patch.

@@ -91,7 +91,9 @@ class _Run:
         self.rank, self.number = rank_and_number()
         self.parts = max(config.parts, self.number)
         self.optimizer = torch.optim.Adam(
-            [{"params": rest, "rate": 1.0}, {"params": few, "rate": FEW_RATE}], lr=self.peak
+            [{"params": rest, "rate": 1.0}, {"params": few, "rate": FEW_RATE}],
+            lr=self.peak,
+            fused=True,
         )
 
     def compared(self) -> int:

@@ -104,7 +104,7 @@ def ours(data, classes, images, epochs, seed, guess=True):
     noise = partial(GaussianNoise, sd=unit)
     start = time.process_time()
     model = zoo.compose(fitted.shape[1:], latent, decoder=zoo.SKIP, likelihood=noise, seed=seed)
-    model.field.fill_(True)  # all pixels count, as they do for AtomAI
+    model.count(torch.ones_like(model.field))  # all pixels count, as they do for AtomAI
     config = TrainConfig(epochs=epochs, seed=seed, device="cpu", first_guess=guess)
     history = train(model, fitted, config)
     seconds = time.process_time() - start
@@ -196,6 +196,7 @@ CASES = {
     "lattice 32, short": Case(lattice, 0, 4, (1e-4,), seeds=1, unguessed=()),
     "cards 48": Case(partial(suits, 48), 0, 20, RATES),
     "lattice 32": Case(lattice, 0, 20, RATES),
+    "lattice 24": Case(partial(lattice, 24), 0, 20, RATES),
     "cards 48, 4 classes": Case(partial(suits, 48), 4, 20, RATES[:2]),
 }
 SHORT = [name for name in CASES if name.endswith("short")]
