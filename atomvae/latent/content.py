@@ -10,7 +10,6 @@ from torch.distributions import (
     Distribution,
     Independent,
     Normal,
-    OneHotCategorical,
     RelaxedOneHotCategorical,
     constraints,
     kl_divergence,
@@ -91,6 +90,31 @@ class Gaussian(NormalFactor):
     sigma: float = 1.0
 
 
+class Point(Distribution):
+    """All mass on one value."""
+
+    has_rsample = True
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+        super().__init__(value.shape[:-1], value.shape[-1:], validate_args=False)
+
+    @property
+    def mean(self) -> Tensor:
+        """The value."""
+        return self.value
+
+    @property
+    def variance(self) -> Tensor:
+        """Zero."""
+        return torch.zeros_like(self.value)
+
+    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
+        """Give the value."""
+        return self.value.expand(self._extended_shape(torch.Size(sample_shape)))
+
+
 @dataclass(frozen=True)
 class Categorical(Factor):
     """A class with a uniform prior.
@@ -146,15 +170,15 @@ class Categorical(Factor):
             temperature = params.new_tensor(self.temperature)
             return RelaxedOneHotCategorical(temperature, logits=params, validate_args=False)
         one_hot = torch.nn.functional.one_hot(self.label(branches), self.size).to(params.dtype)
-        return OneHotCategorical(probs=one_hot, validate_args=False)
+        return Point(one_hot)
 
     def draw(self, q: Distribution) -> Tensor:
         """Give the class of each branch, one-hot (B, K, size), or a relaxed sample."""
-        return q.mean if isinstance(q, OneHotCategorical) else q.rsample()
+        return q.rsample()
 
     def point(self, q: Distribution) -> Tensor:
         """Give the class of each branch, one-hot (B, K, size)."""
-        if isinstance(q, OneHotCategorical):
+        if isinstance(q, Point):
             return q.mean
         assert isinstance(q, RelaxedOneHotCategorical)
         one_hot = torch.nn.functional.one_hot(q.logits.argmax(-1), self.size)
@@ -162,7 +186,7 @@ class Categorical(Factor):
 
     def probabilities(self, q: Distribution, branches: Branches) -> Tensor:
         """Give the probability of each class, (B, size)."""
-        p = q.mean if isinstance(q, OneHotCategorical) else q.logits.softmax(-1)  # type: ignore[attr-defined]
+        p = q.mean if isinstance(q, Point) else q.logits.softmax(-1)  # type: ignore[attr-defined]
         return (branches.weight[..., None] * p).sum(1)
 
     def kl(self, q: Distribution, branches: Branches) -> Tensor:
@@ -197,31 +221,6 @@ class Categorical(Factor):
     def draw_prior(self, n: int) -> Tensor:
         """Draw n classes, one-hot (n, size)."""
         return torch.eye(self.size)[torch.randint(self.size, (n,))]
-
-
-class Point(Distribution):
-    """All mass on one value."""
-
-    has_rsample = True
-    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
-        super().__init__(value.shape[:-1], value.shape[-1:], validate_args=False)
-
-    @property
-    def mean(self) -> Tensor:
-        """The value."""
-        return self.value
-
-    @property
-    def variance(self) -> Tensor:
-        """Zero."""
-        return torch.zeros_like(self.value)
-
-    def rsample(self, sample_shape: torch.Size | list[int] | tuple[int, ...] = ()) -> Tensor:
-        """Give the value."""
-        return self.value.expand(self._extended_shape(torch.Size(sample_shape)))
 
 
 @dataclass(frozen=True)
