@@ -45,7 +45,7 @@ browser:
 	echo "No Chromium can be installed here; tests that open a report in it are skipped."
 
 demo: install
-	$(BIN)/atomvae run pipelines/quickstart.yaml --out runs
+	OMP_NUM_THREADS=1 $(BIN)/atomvae run pipelines/quickstart.yaml --out runs
 	$(XVFB) $(BIN)/atomvae view runs/quickstart.atomvae.zarr --screenshot runs/quickstart.png
 	$(BIN)/atomvae report runs/quickstart.atomvae.zarr --out runs/quickstart.html
 	@echo "The picture is runs/quickstart.png, the report runs/quickstart.html; open the run with: $(BIN)/atomvae view runs/quickstart.atomvae.zarr"

@@ -33,7 +33,7 @@ MAY_IMPORT = {
 FOR_ALL = {"errors", "settings"}  # two small modules under the rooms
 FORBIDDEN = {
     "latent": {"dask", "distributed", "napari", "matplotlib"},
-    "model": {"dask", "distributed", "napari"},
+    "model": {"dask", "distributed", "napari", "matplotlib"},
     "patches": {"torch", "napari", "matplotlib"},
     "atoms": {"torch", "napari", "matplotlib"},
     "movie": {"torch", "napari", "matplotlib"},

@@ -32,7 +32,7 @@ import numpy as np
 
 ROOT = Path(__file__).parents[2]
 PEER = ".venv-peer/bin/python"
-ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 BATCH = 100
 DRAWS = 4  # samples of each posterior: one of 500 images is off by 1 or 2 nats
 HELD_OUT = 0.1
@@ -49,6 +49,7 @@ def peer_angles(
     skip=True,
     rotation_prior=0.1,
     classes=0,
+    threads=1,
 ):
     """Train AtomAI's rVAE, or jrVAE, in its own environment and encode all images.
 
@@ -67,16 +68,18 @@ def peer_angles(
         The skip decoder.
     classes : int
         Of its jrVAE; 0 for its rVAE.
+    threads : int
+        That it computes with.
 
     Returns
     -------
     dict of arrays
         angle (n,) radians, counter-clockwise with y down, not wrapped; shift (n, 2) pixels (y, x);
         z (n, 2); sd (n, 5) of AtomAI's raw angle, two shifts and content; held_out (n,);
-        train_loss and test_loss (epochs,) nats per image; train_cpu_seconds (epochs,) of the
-        training alone; cpu_seconds of all epochs with their test losses; version; and of the m
-        images held out drawn (DRAWS, m, h, w), decoded from samples of their posteriors after the
-        last epoch, and kl (m,), nats.
+        train_loss and test_loss (epochs,) nats per image; train_cpu_seconds and
+        train_wall_seconds (epochs,) of the training alone; cpu_seconds of all epochs with their
+        test losses; version; and of the m images held out drawn (DRAWS, m, h, w), decoded from
+        samples of their posteriors after the last epoch, and kl (m,), nats.
 
     Examples
     --------
@@ -95,10 +98,12 @@ def peer_angles(
         command = [interpreter, "-I", __file__, source, "--out", target, "--epochs", epochs]
         command += ["--seed", seed, "--learning-rate", learning_rate]
         command += ["--rotation-prior", rotation_prior, "--classes", classes]
+        command += ["--threads", threads]
         command += ["--skip" if skip else "--no-skip"]
         done = subprocess.run(
             [str(word) for word in command],
-            capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD,
+            capture_output=True, text=True, check=False,
+            env=os.environ | dict.fromkeys(THREADS, str(threads)),
         )  # fmt: skip
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no message"])[-1]
@@ -107,12 +112,13 @@ def peer_angles(
             return dict(encoded)
 
 
-def load_atomai():
-    """Import AtomAI, on one thread and the CPU, also where torchvision misses its operators."""
-    os.environ.update(ONE_THREAD, MPLBACKEND="Agg", CUDA_VISIBLE_DEVICES="")
+def load_atomai(threads=1):
+    """Import AtomAI, for the CPU alone, also where torchvision misses its operators."""
+    os.environ.update(dict.fromkeys(THREADS, str(threads)), MPLBACKEND="Agg")
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     try:
         import torchvision  # noqa: F401
     except RuntimeError as error:
@@ -197,18 +203,19 @@ def draw(model, images):
 
 def train(images, held_out, args):
     """Train and encode: the arrays of `peer_angles`."""
-    atomai = load_atomai()
+    atomai = load_atomai(args.threads)
     from torch.optim import Adam
 
-    seconds = []
+    seconds, walls = [], []
     kind = atomai.models.jrVAE if args.classes else atomai.models.rVAE
     more = {"discrete_dim": [args.classes]} if args.classes else {}
 
     class Timed(kind):
         def train_epoch(self):
-            start = time.process_time()
+            start, wall = time.process_time(), time.perf_counter()
             loss = super().train_epoch()
             seconds.append(time.process_time() - start)
+            walls.append(time.perf_counter() - wall)
             return loss
 
         def print_statistics(self, e):
@@ -242,6 +249,7 @@ def train(images, held_out, args):
         "train_loss": -np.array(history["train_loss"]),
         "test_loss": -np.array(history["test_loss"]),
         "train_cpu_seconds": np.array(seconds),
+        "train_wall_seconds": np.array(walls),
         "cpu_seconds": total,
         "drawn": drawn,
         "kl": kl,
@@ -281,6 +289,7 @@ def main():
     parser.add_argument("--skip", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--classes", type=int, default=0, help="of a jrVAE; 0 for an rVAE")
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rotation-prior", type=float, default=0.1, help="sd in radians")
     args = parser.parse_args()
     try:
