@@ -337,7 +337,7 @@ def wall_lines(results, case):
             wall = epoch["wall s"] * case.epochs
             times = f"AtomAI {wall:.1f} s ({case.epochs} epochs), ours {mine['wall s']:.2f} s"
             times_less = wall / mine["wall s"]
-            yield f"On all threads, by the wall, {rate:g}: {times} ({names[0]}), ratio {times_less:.0f}"
+            yield f"All threads, by the wall, {rate:g}: {times} ({names[0]}): {times_less:.0f}"
 
 
 def table(results, case):
