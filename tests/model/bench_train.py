@@ -221,6 +221,7 @@ CASES = {
     "cards 48": Case(partial(suits, 48), 0, 20, RATES),
     "lattice 32": Case(lattice, 0, 20, RATES),
     "lattice 24": Case(partial(lattice, 24), 0, 20, RATES),
+    "cards 24, 4 classes": Case(partial(suits, 24), 4, 20, RATES),
     "cards 48, 4 classes": Case(partial(suits, 48), 4, 20, RATES[:2]),
 }
 SHORT = [name for name in CASES if name.endswith("short")]
