@@ -243,15 +243,17 @@ class Model(nn.Module):
         return Posterior(part.branches, part.q, known, full.surprise)
 
     def _features(self, image: Tensor) -> Tensor:
-        """Encode copies of the images, each turned back by one of the angles: (B J, width)."""
+        """Encode the images, each as its copies: (B J, width)."""
+        features: Tensor = self.encoder(self._turned(image))
+        return features.view(self.copies, len(image), -1).transpose(0, 1).flatten(0, 1)
+
+    def _turned(self, image: Tensor) -> Tensor:
+        """Make copies (J B, c, h, w) of the images, each turned back by one of the angles."""
         if self.copies == 1:
-            features: Tensor = self.encoder(image * self.copy_field)
-            return features
+            return image * self.copy_field
         b, c, h, w = image.shape
         stack = image.reshape(1, b * c, h, w).expand(self.copies, -1, -1, -1)
-        copies = sample_image(stack, self.copy_grid)  # (J, B c, h, w)
-        features = self.encoder(copies.view(-1, c, h, w))  # (J B, width)
-        return features.view(self.copies, b, -1).transpose(0, 1).reshape(self.copies * b, -1)
+        return sample_image(stack, self.copy_grid).view(-1, c, h, w)
 
     def draw_pixels(self, mask: Tensor, n: int | None) -> tuple[Tensor, Tensor]:
         """Choose pixels of each image at random, without replacement.

@@ -175,7 +175,7 @@ def test_turned_copies_are_turned_back():
     """Copy j is the patch turned by minus the angle j; quarter turns of a copy are rot90."""
     model = zoo.rvae((9, 9))
     image = torch.randn(2, 1, 9, 9)
-    copies = model._turned(image).view(2, 8, 9, 9)
-    half = model._turned(torch.rot90(image, 1, (2, 3))).view(2, 8, 9, 9)
+    copies = model._turned(image).view(8, 2, 9, 9)
+    half = model._turned(torch.rot90(image, 1, (2, 3))).view(8, 2, 9, 9)
     # a patch turned by +90 degrees looks in copy j as the patch itself in copy j - 2
-    assert torch.allclose(half, copies.roll(2, 1), atol=1e-5)
+    assert torch.allclose(half, copies.roll(2, 0), atol=1e-5)
