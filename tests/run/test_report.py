@@ -244,7 +244,7 @@ def test_latents_that_say_nothing_are_named(copy):
     table = folder.table().assign(z_0=spread, z_0_sd=0.1, z_1=spread, z_1_sd=0.9)
     folder.write_parquet("atoms", table)
     words = found(copy)[1]
-    assert "z_1 says nothing" in words and "z_0 says nothing" not in words
+    assert "z_1 says little" in words and "z_0 says little" not in words
 
 
 def test_several_movies_and_classes(tmp_path):
