@@ -291,12 +291,14 @@ def seconds(value: Any) -> str:
 
 
 def _view(run: Findings) -> str:
-    """Size of a frame in nm."""
-    movie = run.first
-    if movie.pixel_size is None:
-        return f"{movie.shape[1]} × {movie.shape[2]} px"
-    height, width = (n * p for n, p in zip(movie.shape[1:], movie.pixel_size, strict=True))
-    return f"{height:.3g} × {width:.3g} nm"
+    """Size of a frame in nm; of each movie if they differ."""
+    found = {}
+    for movie in map(run.backdrop, run.shown):
+        py, px = movie.pixel_size or (1.0, 1.0)
+        height, width = movie.shape[1] * py, movie.shape[2] * px
+        kind, unit = (".0f", "px") if movie.pixel_size is None else (".3g", "nm")
+        found[f"{height:{kind}} × {width:{kind}} {unit}"] = None
+    return ", ".join(found)
 
 
 def _duration(run: Findings) -> str:
