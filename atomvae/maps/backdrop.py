@@ -86,7 +86,7 @@ def draw_backdrop(
     frame = movie.frame(t)
     low, high = robust_limits(frame)
     if light < 1:  # half of a bright frame still is brighter than most colours
-        light *= min(1.0, 0.35 * (high - low) / max(float(np.nanmedian(frame)) - low, 1e-9))
+        light *= min(1.0, 0.35 / max(brightness(frame), 0.01))
     axis.set_facecolor("black")
     axis.imshow(frame, cmap="gray", vmin=low, vmax=high, extent=edges(movie), alpha=light)
     time = "" if movie.frame_time is None else f", {t * movie.frame_time:.4g} s"
@@ -94,6 +94,20 @@ def draw_backdrop(
     axis.set(xlim=(left, right), ylim=(lower, upper), xticks=[], yticks=[])
     axis.set_title("" if part else f"frame {t}{time}")
     _scale_bar(axis, "px" if movie.pixel_size is None else "nm")
+
+
+def brightness(frame: NDArray[np.float32]) -> float:
+    """Grey level of most of a frame as it is drawn, 0 (black) to 1; above 0.5 in bright field.
+
+    Examples
+    --------
+    >>> dark = np.linspace(0, 1, 101) ** 2
+    >>> brightness(dark) < 0.3, brightness(1 - dark) > 0.7
+    (True, True)
+    """
+    low, high = robust_limits(frame)
+    middle = np.nanmedian(frame) if np.isfinite(frame).any() else low
+    return float(np.clip((middle - low) / (high - low), 0, 1))
 
 
 def draw_circles(axis: Axes, movie: Movie, rows: pd.DataFrame, share: float) -> EllipseCollection:

@@ -15,7 +15,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from atomvae.maps.backdrop import aspect, close_up, draw_backdrop, draw_circles, outline
+from atomvae.maps.backdrop import aspect, brightness, close_up, draw_backdrop, draw_circles, outline
 from atomvae.maps.losses import draw_losses
 from atomvae.maps.pictures import (
     draw_manifold,
@@ -42,6 +42,7 @@ from atomvae.movie.movie import Movie
 
 DIM = 0.75  # of the light of a frame behind coloured atoms
 RINGS = ("#56d0f5", "#ffb000")  # around atoms: found in the pixels, suggested by the lattice
+DARK_RINGS = ("#0067b0", "#d55e00")  # the same in bright field
 
 __all__ = [
     "draw_angles",
@@ -172,7 +173,8 @@ def draw_frames(
             origin = here.get("origin", pd.Series(0, here.index))
             rings = draw_circles(axis, movie, here, 0.9)
             rings.set(facecolor="none", linewidth=1.0)
-            rings.set_edgecolor([RINGS[int(kind == 1)] for kind in origin])
+            colours = DARK_RINGS if brightness(movie.frame(t)) > 0.5 else RINGS
+            rings.set_edgecolor([colours[int(kind == 1)] for kind in origin])
     return figure
 
 

@@ -69,6 +69,10 @@ def test_of_crowded_frames_the_middle_is_drawn_with_rings():
     box = whole.patches[-1]
     assert (box.get_x(), box.get_width()) == pytest.approx((left, right - left))
     assert whole.texts[0].get_text() == "1 nm" and middle.texts[0].get_text() == "0.2 nm"
+    light = Movie.from_array(1 - np.asarray(movie.frames) ** 3, pixel_size=0.01)  # bright field
+    rings = [draw_frames(m, crowd, [0]).axes[1].collections[0] for m in (movie, light)]
+    dark = [np.mean(r.get_edgecolor()[0, :3]) for r in rings]
+    assert dark[1] < 0.45 < dark[0]
     few = crowd[(crowd["x"] % 16 == 2) & (crowd["y"] % 16 == 2)]
     assert close_up(movie, few) is None and close_up(movie, crowd.iloc[:0]) is None
 

@@ -207,7 +207,7 @@ class ScatterPlot(QWidget):
         painter.setPen(self.text)
         along, up = (
             ticks(*ends, max(2, round(size / room)))
-            for ends, size, room in ((view.x, plane.width(), 70), (view.y, plane.height(), 45))
+            for ends, size, room in ((view.x, plane.width(), 70), (view.y, plane.height(), 65))
         )
         x = [(self.place(v, view.y[0]).x(), f"{v:.4g}") for v in along]
         y = [(self.place(view.x[0], v).y(), f"{v:.4g}") for v in up]
