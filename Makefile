@@ -10,7 +10,7 @@ XVFB := xvfb-run -a -s "-screen 0 1600x1000x24"
 
 BROWSERS := chromium-headless-shell chromium chromium-browser google-chrome
 
-.PHONY: demo test lint docs bench bench-full check-slow install system browser peer
+.PHONY: demo test lint docs bench bench-full check-slow check-pyqt6 install system browser peer
 
 install: system $(STAMP)
 
@@ -59,9 +59,28 @@ test: lint browser
 	$(BIN)/npe2 validate atomvae
 	OMP_NUM_THREADS=1 $(XVFB) $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-check-slow: install
+check-slow: install check-pyqt6
 	OMP_NUM_THREADS=1 $(XVFB) $(BIN)/python -m pytest -q -m slow
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.model.family_table
+
+# The plugin with the other binding of Qt: all packages of $(VENV), and PyQt6. PySide6 is found
+# there, too, but can't be imported, so that no test uses it by mistake.
+PYQT6 := .venv-pyqt6
+SITE := -c "import sysconfig; print(sysconfig.get_path('purelib'))"
+
+check-pyqt6: install $(PYQT6)/.installed
+	OMP_NUM_THREADS=1 QT_API=pyqt6 PYTEST_QT_API=pyqt6 $(XVFB) $(PYQT6)/bin/python -m pytest -q \
+	  tests/viewer
+
+$(PYQT6)/.installed: $(STAMP)
+	$(BIN)/python -m venv --clear $(PYQT6)
+	$(PYQT6)/bin/pip install -q -c constraints.txt PyQt6
+	@here=$$($(PYQT6)/bin/python $(SITE)) && there=$$($(BIN)/python $(SITE)) && \
+	  echo "import site; site.addsitedir('$$there')" > "$$here/packages.pth" && \
+	  echo "raise ImportError('this environment is for PyQt6')" > "$$here/PySide6.py"
+	@QT_API=pyqt6 $(PYQT6)/bin/python -c \
+	  "import qtpy, qtpy.QtCore; print(qtpy.API_NAME, qtpy.PYQT_VERSION, 'with Qt', qtpy.QT_VERSION)"
+	touch $@
 
 docs: install
 	$(BIN)/mkdocs build --strict

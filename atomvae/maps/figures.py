@@ -10,14 +10,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.collections import LineCollection
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
+from atomvae.maps.backdrop import aspect, brightness, close_up, draw_backdrop, draw_circles, outline
 from atomvae.maps.losses import draw_losses
 from atomvae.maps.pictures import (
     draw_manifold,
@@ -44,6 +42,7 @@ from atomvae.movie.movie import Movie
 
 DIM = 0.75  # of the light of a frame behind coloured atoms
 RINGS = ("#56d0f5", "#ffb000")  # around atoms: found in the pixels, suggested by the lattice
+DARK_RINGS = ("#0067b0", "#d55e00")  # the same in bright field
 
 __all__ = [
     "draw_angles",
@@ -83,7 +82,7 @@ def draw_map(
     Parameters
     ----------
     movie
-        Drawn in grey behind the atoms. Axes are in nm if its pixel size is known, else in px.
+        Drawn in grey behind the atoms, with a scale bar, in px if its pixel size is unknown.
     table
         With ``frame``, ``y``, ``x`` and ``column``, e.g. of `map_latents`.
     column
@@ -110,15 +109,14 @@ def draw_map(
     need(table, "frame", "y", "x", column)
     whole = table if of is None else of
     norm, colours, _ = scale(whole, column)
-    figure, axes = panels(len(frames), _aspect(movie), width or _panel_width(len(frames)))
+    figure, axes = panels(len(frames), aspect(movie), width or _panel_width(len(frames)))
     figure.set_layout_engine("compressed")  # the colour bar is as high as the frames
     for axis, t in zip(axes, frames, strict=True):
-        _backdrop(axis, movie, t, DIM)
+        draw_backdrop(axis, movie, t, light=DIM)
         rows = table[table["frame"] == t]
-        dots = _dots(axis, movie, rows, 0.66)
+        dots = draw_circles(axis, movie, rows, 0.72)
         dots.set(cmap=colours, norm=norm, alpha=0.95)
         dots.set_array(numbers(whole, column, rows))
-    _name_sides(axes, len(frames), _unit(movie))
     colour_bar(figure, axes, whole, column)
     return figure
 
@@ -128,11 +126,13 @@ def draw_frames(
 ) -> Figure:
     """Draw chosen frames as they are, and beneath or beside with a ring around every atom.
 
+    Of a frame with so many atoms that rings would hide them, it is the middle that is drawn with
+    rings, enlarged; see `atomvae.maps.backdrop.close_up`.
+
     Parameters
     ----------
     movie
-        Axes are in nm if its pixel size is known, else in px; each frame has grey levels of its
-        own.
+        Each frame has grey levels of its own, and a scale bar, in px if its pixel size is unknown.
     table
         With ``frame``, ``y`` and ``x``; None draws no rings. Atoms that the lattice suggested
         (``origin`` is 1) have a ring of another colour.
@@ -153,76 +153,34 @@ def draw_frames(
     >>> len(draw_frames(movie, table, [0, 1]).axes)
     4
     """
-    rows = [None] if table is None else [None, table]
-    across = len(rows) if len(frames) == 1 else len(frames)
+    if table is not None:
+        need(table, "frame", "y", "x")
+    part = close_up(movie, table)
+    rows = 1 if table is None else 2
+    across = rows if len(frames) == 1 else len(frames)
     wide = width or _panel_width(across)
-    figure, axes = panels(len(rows) * len(frames), _aspect(movie), wide, across=across)
+    figure, axes = panels(rows * len(frames), aspect(movie), wide, across=across)
     figure.set_layout_engine("compressed")
     for k, axis in enumerate(axes):
-        row, t = rows[k // len(frames)], frames[k % len(frames)]
-        _backdrop(axis, movie, t)
+        t, ringed = frames[k % len(frames)], k >= len(frames)
+        draw_backdrop(axis, movie, t, part=part if ringed else None)
+        if part is not None and not ringed:
+            outline(axis, part)
         if k >= across:
             axis.set_title("")
-        if row is not None:
-            need(row, "frame", "y", "x")
-            here = row[row["frame"] == t]
+        if ringed and table is not None:
+            here = table[table["frame"] == t]
             origin = here.get("origin", pd.Series(0, here.index))
-            rings = _dots(axis, movie, here, 0.9)
-            rings.set(facecolor="none", linewidth=0.9)
-            rings.set_edgecolor([RINGS[int(kind == 1)] for kind in origin])
-    _name_sides(axes, across, _unit(movie))
+            rings = draw_circles(axis, movie, here, 0.9)
+            rings.set(facecolor="none", linewidth=1.0)
+            colours = DARK_RINGS if brightness(movie.frame(t)) > 0.5 else RINGS
+            rings.set_edgecolor([colours[int(kind == 1)] for kind in origin])
     return figure
 
 
 def _panel_width(across: int) -> float:
     """Width of a frame in inches: one or two are shown larger."""
     return {1: 6.0, 2: 5.0}.get(across, WIDTH)
-
-
-def _name_sides(axes: list[Axes], across: int, unit: str) -> None:
-    """Write numbers and names of the axes at the left and below only."""
-    for k, axis in enumerate(axes):
-        left, below = k % across == 0, k >= len(axes) - across
-        axis.set(xlabel=f"x ({unit})" if below else "", ylabel=f"y ({unit})" if left else "")
-        axis.tick_params(labelleft=left, labelbottom=below)
-
-
-def _aspect(movie: Movie) -> float:
-    """Height of a frame over its width."""
-    py, px = movie.pixel_size or (1.0, 1.0)
-    return movie.shape[1] * py / (movie.shape[2] * px)
-
-
-def _unit(movie: Movie) -> str:
-    """Unit of the axes."""
-    return "px" if movie.pixel_size is None else "nm"
-
-
-def _backdrop(axis: Axes, movie: Movie, t: int, light: float = 1.0) -> None:
-    """Draw a frame in grey, at a share of its light, with its number, its time and a scale bar."""
-    py, px = movie.pixel_size or (1.0, 1.0)
-    height, width = movie.shape[1] * py, movie.shape[2] * px
-    frame = movie.frame(t)
-    low, high = robust_limits(frame)
-    edges = (-0.5 * px, width - 0.5 * px, height - 0.5 * py, -0.5 * py)
-    axis.set_facecolor("black")
-    axis.imshow(frame, cmap="gray", vmin=low, vmax=high, extent=edges, alpha=light)
-    time = "" if movie.frame_time is None else f", {t * movie.frame_time:.4g} s"
-    axis.set(title=f"frame {t}{time}", xlim=edges[:2], ylim=edges[2:])
-    _scale_bar(axis, width, height, _unit(movie))
-
-
-def _dots(axis: Axes, movie: Movie, rows: pd.DataFrame, share: float) -> EllipseCollection:
-    """Add a circle at every atom; its width is a share of the spacing."""
-    py, px = movie.pixel_size or (1.0, 1.0)
-    place = rows[["x", "y"]].to_numpy(dtype=np.float64) * (px, py)
-    size = np.full(len(rows), share * _spacing(place, movie.shape[2] * px))
-    dots = EllipseCollection(
-        size, size, np.zeros(len(rows)), units="xy", offsets=place,
-        offset_transform=axis.transData,
-    )  # fmt: skip
-    axis.add_collection(dots)
-    return dots
 
 
 def draw_angles(table: pd.DataFrame, *, bins: int = 60) -> Figure:
@@ -243,17 +201,27 @@ def draw_angles(table: pd.DataFrame, *, bins: int = 60) -> Figure:
     need(table, "angle")
     folded = "angle_folded" in table and "angle_n" in table and len(table) > 0
     figure, axes = panels(2 if folded else 1, 0.7)
-    counts = {"angle": (-180.0, 180.0)}
+    turns = {"angle": (-180.0, 360.0)}
     if folded:
-        counts["angle_folded"] = (0.0, 360 / int(table["angle_n"].iloc[0]))
-    for axis, (name, ends) in zip(axes, counts.items(), strict=True):
+        turns["angle_folded"] = (0.0, 360 / int(table["angle_n"].iloc[0]))
+    for axis, (name, (low, turn)) in zip(axes, turns.items(), strict=True):
         degrees = np.degrees(table[name].to_numpy(dtype=np.float64))
+        low = _seam(degrees[np.isfinite(degrees)], low, turn)
         # Angles of another range, 0 to 360 say, are brought into this one.
-        degrees = ends[0] + np.mod(degrees[np.isfinite(degrees)] - ends[0], ends[1] - ends[0])
-        axis.hist(degrees, bins=bins, range=ends, color=BLUE)
+        degrees = low + np.mod(degrees[np.isfinite(degrees)] - low, turn)
+        axis.hist(degrees, bins=bins, range=(low, low + turn), color=BLUE)
+        ends = (low, low + turn)
         axis.set(xlabel=label(name), xlim=ends, xticks=np.linspace(*ends, 5))
     axes[0].set_ylabel("atoms")
     return figure
+
+
+def _seam(degrees: NDArray[np.float64], usual: float, turn: float) -> float:
+    """Where a circle is cut open: at the usual place, unless that would cut a peak in two."""
+    places = usual + turn / 4 * np.arange(4)
+    away = np.mod(degrees[:, None] - places + turn / 2, turn) - turn / 2
+    near = (np.abs(away) < turn / 24).sum(0)  # a twelfth of the circle
+    return float(usual if near[0] <= len(degrees) / 6 else places[near.argmin()])
 
 
 def draw_evolution(table: pd.DataFrame, columns: Sequence[str]) -> Figure:
@@ -334,27 +302,3 @@ def draw_tracks(
     axis.invert_yaxis()
     colour_bar(figure, axis, table, column)
     return figure
-
-
-def _spacing(place: NDArray[np.float64], width: float) -> float:
-    """Median nearest distance; a twentieth of the frame for a lone atom."""
-    if len(place) < 2:
-        return width / 20
-    return float(np.median(cKDTree(place).query(place, k=2)[0][:, 1]))
-
-
-def _scale_bar(axis: Axes, width: float, height: float, unit: str) -> None:
-    """Bar of a round length, about a quarter of the frame, in its lower left corner."""
-    power = 10.0 ** np.floor(np.log10(width / 4))
-    length = power * max(k for k in (1, 2, 5) if k * power <= width / 4)
-    corner, thick = (0.05 * width, 0.93 * height), 0.015 * height
-    back = Rectangle(
-        (corner[0] - 0.02 * width, corner[1] - 0.1 * height), length + 0.04 * width,
-        0.1 * height + 2.5 * thick, color="black", alpha=0.6, linewidth=0, zorder=5,
-    )  # fmt: skip
-    axis.add_patch(back)
-    axis.add_patch(Rectangle(corner, length, thick, color="white", linewidth=0, zorder=6))
-    axis.text(
-        corner[0] + length / 2, corner[1] - thick, f"{length:g} {unit}", color="white",
-        ha="center", va="bottom", fontsize=8, zorder=6,
-    )  # fmt: skip

@@ -139,6 +139,9 @@ def draw_reconstructions(
 ) -> Figure:
     """Draw patches, their reconstructions and what is left: the best, the median and the worst.
 
+    A patch and its reconstruction share grey levels, which are those of no other patch; what is
+    left has one scale for all.
+
     Parameters
     ----------
     patches
@@ -161,8 +164,8 @@ def draw_reconstructions(
     --------
     >>> noise = np.random.default_rng(0).normal(size=(20, 8, 8))
     >>> figure = draw_reconstructions(noise, 0 * noise)
-    >>> len(figure.axes)  # three rows, nine columns, two colour bars
-    29
+    >>> len(figure.axes)  # three rows, nine columns, a colour bar
+    28
     """
     measured, drawn = _stack(patches, 3, "(n, h, w)"), _stack(images, 3, "(n, h, w)")
     if measured.shape != drawn.shape:
@@ -178,14 +181,15 @@ def draw_reconstructions(
         figsize=(len(rows) + 1.8, 3.1 * _height(h, w) / w + 1), dpi=150, layout="constrained"
     )
     grid = figure.subplots(3, len(rows), squeeze=False)
-    limits = _limits(measured[rows])
+    common = _limits(measured[rows])
     reach = max(map(abs, _limits(left[rows])))
     for column, (row, title) in enumerate(chosen):
         grid[0, column].set_title(title, fontsize=8)
         if h == 1:
             grid[1, column].plot(measured[row, 0], color="0.6", linewidth=0.8)
+        limits = common if h == 1 else _limits(measured[row])
         for axis, image in zip(grid[:2, column], (measured[row], drawn[row]), strict=True):
-            shown = _picture(axis, image, limits, "gray")
+            _picture(axis, image, limits, "gray")
         rest = _picture(grid[2, column], left[row], (-reach, reach), "PuOr_r")
     names = ("patch" if h > 1 else "target", "reconstruction", "residual")
     for axis, name in zip(grid[:, 0], names, strict=True):
@@ -194,7 +198,6 @@ def draw_reconstructions(
             axis.tick_params(labelsize=7)
             axis.yaxis.set_major_locator(MaxNLocator(3))
     if h > 1:
-        figure.colorbar(shown, ax=grid[:2], label="data units", aspect=30)
         figure.colorbar(rest, ax=grid[2:], label="data units", aspect=15)
     by = label(str(getattr(error, "name", None) or "error given"))
     wide = "" if pixel_nm is None else f"; each patch {w * pixel_nm:.3g} nm wide"

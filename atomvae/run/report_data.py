@@ -174,12 +174,18 @@ class Findings:
         return read_table(self.folder.path / "models" / self.label / "history")
 
     def examples(self, each: int) -> "tuple[PatchStore, pd.Series[float]]":
-        """Best, median and worst patches in a small store of their own, with their errors."""
+        """Best, median and worst patches in a small store of their own, with their errors.
+
+        Patches that the edge of a frame cuts are left out, unless there are hardly any others.
+        """
         from atomvae.maps.pictures import rank_rows
         from atomvae.patches.store import PatchStore
 
         store, table = self.folder.patches(), self.latents.set_index("atom_id")
         error = table["reconstruction_error"].reindex(store.atom_id[:])
+        whole = np.concatenate([store.mask[rows].all((1, 2)) for rows in store.blocks()])
+        if whole.sum() >= 3 * each:
+            error = error.where(whole)
         rows = np.array([row for row, _ in rank_rows(error, each)])
         image, mask = store.load(rows)
         return (
@@ -256,7 +262,7 @@ class Findings:
             for name in names
             if f"{name}_sd" in table and table[name].std() < table[f"{name}_sd"].median()
         ]
-        return [f"{name} says nothing: it varies less than its error bars." for name in idle]
+        return [f"{name} says little: it varies less than its error bars." for name in idle]
 
     def log(self, most: int = 40) -> list[str]:
         """Last warnings and errors of the run's log."""
@@ -285,12 +291,14 @@ def seconds(value: Any) -> str:
 
 
 def _view(run: Findings) -> str:
-    """Size of a frame in nm."""
-    movie = run.first
-    if movie.pixel_size is None:
-        return f"{movie.shape[1]} × {movie.shape[2]} px"
-    height, width = (n * p for n, p in zip(movie.shape[1:], movie.pixel_size, strict=True))
-    return f"{height:.3g} × {width:.3g} nm"
+    """Size of a frame in nm; of each movie if they differ."""
+    found = {}
+    for movie in map(run.backdrop, run.shown):
+        py, px = movie.pixel_size or (1.0, 1.0)
+        height, width = movie.shape[1] * py, movie.shape[2] * px
+        kind, unit = (".0f", "px") if movie.pixel_size is None else (".3g", "nm")
+        found[f"{height:{kind}} × {width:{kind}} {unit}"] = None
+    return ", ".join(found)
 
 
 def _duration(run: Findings) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from atomvae.errors import InputError
 from atomvae.maps import figures as draw
+from atomvae.maps.backdrop import close_up
 from atomvae.maps.quality import Quality, judge_detection
 from atomvae.run.report_data import MOST_KINDS, MOST_LATENTS, Findings, seconds
 from atomvae.run.report_page import Block, Listing, Note, Picture, Points, Table, Text
@@ -41,10 +42,11 @@ def movie_part(run: Findings) -> Iterator[Block]:
         movie = run.movie(number)
         rows = None if table is None else run.of_movie(table, number)
         frames = run.frames(movie)
+        middle = " Rings in the middle alone (white frame), which is enlarged."
         yield Picture(
             f"movie{number or ''}", draw.draw_frames(movie, rows, frames, width=run.panel),
             f"Frames {', '.join(map(str, frames))} of {movie.name}, with a ring around every atom",
-            f"{movie.name}: frames {caption}.",
+            f"{movie.name}: frames {caption}.{middle if close_up(movie, rows) else ''}",
         )  # fmt: skip
 
 
@@ -224,9 +226,10 @@ def example_part(run: Findings) -> Iterator[Block]:
             pixel_nm=store.pixel_nm,
         ),
         "Patches, their reconstructions and what is left: three best, three median, three worst",
-        "The three best, median and worst patches of all, with their reconstruction errors in "
-        "units of the noise that the model has learnt. Residuals should look like noise. White: "
-        "beyond the edge of the frame, or of the disc in which patches are compared.",
+        "The three best, median and worst patches, with their reconstruction errors in units of "
+        "the noise that the model has learnt. Each patch and its reconstruction have grey levels "
+        "of their own. Residuals should look like noise; white is beyond the disc in which patches "
+        "are compared, or beyond the frame.",
     )  # fmt: skip
 
 

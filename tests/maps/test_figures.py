@@ -63,7 +63,7 @@ def test_limits_ignore_outliers():
     assert robust_limits([np.nan]) == (0, 1)
 
 
-def test_map_has_one_scale_for_the_movie_and_axes_in_nm(movie, table):
+def test_map_has_one_scale_for_the_movie_and_is_in_nm(movie, table):
     figure = draw_map(movie, table, "z_0", [0, 2])
     first, last = dots_of(figure)
     assert first.get_clim() == last.get_clim() == robust_limits(table["z_0"])
@@ -71,11 +71,10 @@ def test_map_has_one_scale_for_the_movie_and_axes_in_nm(movie, table):
     place = table.loc[table["frame"] == 0, ["x", "y"]].to_numpy() * (0.05, 0.02)
     np.testing.assert_allclose(first.get_offsets(), place)
     axis = figure.axes[0]
-    assert axis.get_xlabel() == "x (nm)" and axis.get_ylabel() == "y (nm)"
     assert axis.get_xlim() == pytest.approx((-0.025, 3.975))
     assert axis.get_ylim() == pytest.approx((0.79, -0.01))  # downwards
     assert [t.get_text() for t in axis.texts] == ["1 nm"]  # a quarter of 4 nm
-    bar = axis.patches[1]
+    (bar,) = axis.patches
     assert bar.get_width() == 1.0
     assert pixels(figure).std() > 10
 
@@ -83,7 +82,20 @@ def test_map_has_one_scale_for_the_movie_and_axes_in_nm(movie, table):
 def test_map_without_calibration_is_in_pixels(table):
     movie = Movie.from_array(np.zeros((3, 40, 80)))
     axis = draw_map(movie, table, "z_0", [1]).axes[0]
-    assert axis.get_xlabel() == "x (px)" and axis.texts[0].get_text() == "20 px"
+    assert axis.texts[0].get_text() == "20 px" and axis.patches[0].get_width() == 20
+
+
+def test_colours_stand_out_on_bright_frames_as_on_dark_ones(table):
+    """Annular bright field is bright between its columns; behind colours it is dimmed."""
+    noise = np.random.default_rng(0).random((40, 80))
+    grey = []
+    for frame in (noise**3, 1 - noise**3):
+        figure = draw_map(Movie.from_array(frame[None]), table.iloc[:0], "z_0", [0])
+        figure.axes[1].remove()
+        picture = pixels(figure)
+        h, w = picture.shape[:2]
+        grey.append(np.median(picture[h // 3 : -h // 3, w // 3 : -w // 3]))
+    assert grey[1] < 100 and grey[0] < 100
 
 
 def test_map_shows_the_values(movie, table):
@@ -120,6 +132,15 @@ def test_angles_are_counted_in_degrees(table):
     assert whole.get_xlim() == (-180, 180) and folded.get_xlim() == pytest.approx((0, 120))
     turned = draw_angles(table.assign(angle=table["angle"] + 2 * np.pi), bins=12).axes[0]
     assert [p.get_height() for p in turned.patches] == [p.get_height() for p in whole.patches]
+
+
+def test_a_peak_of_angles_is_not_cut_in_two():
+    angle = np.random.default_rng(0).normal(np.pi, 0.05, 500)
+    axis = draw_angles(pd.DataFrame({"angle": np.mod(angle + np.pi, 2 * np.pi) - np.pi})).axes[0]
+    low, high = axis.get_xlim()
+    assert low < 150 < 210 < high and high - low == pytest.approx(360)
+    heights = np.array([p.get_height() for p in axis.patches])
+    assert heights.sum() == 500 and np.diff(np.flatnonzero(heights)).max() <= 2  # one heap
 
 
 def test_evolution_is_a_share_of_each_frame(table):

@@ -12,6 +12,7 @@ from atomvae.maps.figures import (
     draw_traversals,
 )
 from atomvae.maps.pictures import rank_rows
+from atomvae.maps.style import robust_limits
 from atomvae.model import zoo
 from atomvae.model.decode import manifold, manifold_axes
 from atomvae.model.draw import interpolate, reconstruct, sample, seen_pixels, traverse
@@ -146,7 +147,7 @@ def pair():
 def test_reconstructions_are_the_best_the_median_and_the_worst(pair):
     patches, images, error = pair
     figure = draw_reconstructions(patches, images, each=2)
-    assert len(figure.axes) == 3 * 6 + 2
+    assert len(figure.axes) == 3 * 6 + 1
     rank = np.argsort(error)
     rows = [*rank[:2], *rank[9:11], *rank[-2:]]
     for column, row in enumerate(rows):
@@ -157,6 +158,7 @@ def test_reconstructions_are_the_best_the_median_and_the_worst(pair):
         assert patch.get_title().endswith(f"{error[row]:.3g}")
         low, high = left.images[0].get_clim()
         assert low == -high and patch.images[0].get_clim() == drawn.images[0].get_clim()
+        assert patch.images[0].get_clim() == robust_limits(patches[row], 0.5)  # of its own
     titles = [axis.get_title().split("\n")[0] for axis in figure.axes[:6]]
     assert titles == ["best", "best", "median", "median", "worst", "worst"]
     assert figure.get_supxlabel().startswith("ranked by root mean square of the residual")

@@ -6,6 +6,7 @@ import pytest
 from matplotlib.collections import EllipseCollection
 
 from atomvae.errors import InputError
+from atomvae.maps.backdrop import ACROSS, close_up
 from atomvae.maps.dynamics import wilson_interval
 from atomvae.maps.figures import (
     draw_counts,
@@ -54,6 +55,26 @@ def test_frames_are_shown_bare_and_with_a_ring_around_every_atom(table):
     )  # beside each other
     with pytest.raises(InputError, match="no column 'y'"):
         draw_frames(movie, table.drop(columns="y"), [0])
+
+
+def test_of_crowded_frames_the_middle_is_drawn_with_rings():
+    y, x = np.mgrid[2:300:4, 2:400:4].reshape(2, -1)
+    crowd = pd.DataFrame({"frame": 0, "y": y, "x": x})
+    movie = Movie.from_array(np.random.default_rng(0).random((1, 300, 400)), pixel_size=0.01)
+    whole, middle = draw_frames(movie, crowd, [0]).axes
+    (left, right), (lower, upper) = middle.get_xlim(), middle.get_ylim()
+    assert right - left == pytest.approx(ACROSS * 0.04)  # 4 px apart
+    assert (lower - upper) / (right - left) == pytest.approx(0.75)  # like the frame
+    assert (left + right) / 2 == pytest.approx(1.995)
+    box = whole.patches[-1]
+    assert (box.get_x(), box.get_width()) == pytest.approx((left, right - left))
+    assert whole.texts[0].get_text() == "1 nm" and middle.texts[0].get_text() == "0.2 nm"
+    light = Movie.from_array(1 - np.asarray(movie.frames) ** 3, pixel_size=0.01)  # bright field
+    rings = [draw_frames(m, crowd, [0]).axes[1].collections[0] for m in (movie, light)]
+    dark = [np.mean(r.get_edgecolor()[0, :3]) for r in rings]
+    assert dark[1] < 0.45 < dark[0]
+    few = crowd[(crowd["x"] % 16 == 2) & (crowd["y"] % 16 == 2)]
+    assert close_up(movie, few) is None and close_up(movie, crowd.iloc[:0]) is None
 
 
 def test_maps_of_two_movies_share_a_scale(table):

@@ -244,14 +244,14 @@ def test_latents_that_say_nothing_are_named(copy):
     table = folder.table().assign(z_0=spread, z_0_sd=0.1, z_1=spread, z_1_sd=0.9)
     folder.write_parquet("atoms", table)
     words = found(copy)[1]
-    assert "z_1 says nothing" in words and "z_0 says nothing" not in words
+    assert "z_1 says little" in words and "z_0 says little" not in words
 
 
 def test_several_movies_and_classes(tmp_path):
     run = RunFolder.create(tmp_path / "batch.atomvae.zarr")
     rng = np.random.default_rng(0)
-    for name in ("one", "two"):
-        run.write_movie(Movie.from_array(rng.random((3, 32, 32)), name=name))
+    for name, pixel in (("one", 0.05), ("two", 0.1)):
+        run.write_movie(Movie.from_array(rng.random((3, 32, 32)), pixel_size=pixel, name=name))
     run.set_movies(["one", "two"])
     frame, movie = np.tile(np.repeat([0, 1, 2], 20), 2), np.repeat([0, 1], 60)
     table = pd.DataFrame(
@@ -268,6 +268,7 @@ def test_several_movies_and_classes(tmp_path):
     _, words = found(run.path)
     assert "This run has 2 movies. One frame is shown of each of one, two;" in words
     assert "120 atoms in 6 frames, 20 in each." in words
+    assert ("field of view", "1.6 × 1.6 nm, 3.2 × 3.2 nm") in Findings(run).facts
     figures = report_figures(run.path)
     assert {"movie", "movie1", "map_z_0", "map_z_01", "share_kind_name"} <= set(figures)
     assert "map_kind" not in figures  # it has names

@@ -1,4 +1,9 @@
-"""A hand on the mouse: real events on real widgets."""
+"""A hand on the mouse: real events on real widgets; and one on the brake of a process."""
+
+import os
+import signal
+import time
+from contextlib import contextmanager
 
 import numpy as np
 from qtpy.QtCore import QPoint, Qt
@@ -90,3 +95,25 @@ def marked_atoms(viewer, canvas):
             out.append(int(row))
     assert MARKS in viewer.layers or not out
     return out
+
+
+@contextmanager
+def slow_motion(pid, until, qtbot, seconds=300):
+    """Let a group of processes run for moments only, until something is seen; halted while looked
+    at, it goes on at the end.
+
+    Its reports go by the clock, which does not stand still meanwhile. So a work of a second is seen
+    in as many of them as are wanted, and isn't over before that, however fast the machine is.
+    """
+    end = time.monotonic() + seconds
+    try:
+        os.killpg(pid, signal.SIGSTOP)
+        while not until():
+            assert time.monotonic() < end, "waited in vain"
+            os.killpg(pid, signal.SIGCONT)
+            qtbot.wait(20)
+            os.killpg(pid, signal.SIGSTOP)
+            qtbot.wait(230)
+        yield
+    finally:
+        os.killpg(pid, signal.SIGCONT)

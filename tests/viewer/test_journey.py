@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hand import LEFT, canvas_of, magenta, pixels
+from hand import LEFT, canvas_of, magenta, pixels, slow_motion
 from matplotlib.path import Path as Outline
 from PIL import Image, ImageSequence
 from qtpy.QtCore import QPoint, Qt, QTimer
@@ -25,8 +25,8 @@ from atomvae.viewer.plugin.preview_layer import NAME as PREVIEW
 
 pytestmark = pytest.mark.gui
 
-FRAMES, EPOCHS = 5, 12
 PICTURES = os.environ.get("ATOMVAE_PICTURES")
+FRAMES, EPOCHS = (5, 12) if PICTURES else (3, 8)
 LARGEST = 300_000  # bytes of a picture of the tutorial
 SECONDS = 1000  # ms of a second; the limits are for a machine that is busy with other things
 
@@ -192,14 +192,11 @@ def run_in_two_parts(viewer, pipeline, tmp_path, qtbot):
     shot(viewer, qtbot, "2_settings")
     click(pipeline.run)
     training = pipeline.training
-    qtbot.waitUntil(
-        lambda: len(training.losses) > 8 and not training.about.text().endswith("step 1:"),
-        timeout=300 * SECONDS,
-    )
-    assert training.manifold.std() > 10
-    assert "left" in pipeline.left.text()
-    shot(viewer, qtbot, "3_training")
-    assert pixels(training.plot).std() > 5 and pixels(training.picture).std() > 10
+    qtbot.waitUntil(lambda: len(training.losses) > 0, timeout=300 * SECONDS)
+    with slow_motion(pipeline.children[0].pid, lambda: seen(pipeline), qtbot):
+        assert training.manifold.std() > 10
+        shot(viewer, qtbot, "3_training")
+        assert pixels(training.plot).std() > 5 and pixels(training.picture).std() > 10
     click(pipeline.cancel)
     qtbot.waitUntil(pipeline.run.isEnabled, timeout=60 * SECONDS)
     assert "cancelled" in pipeline.status.text() and "atoms" not in viewer.layers
@@ -216,6 +213,13 @@ def run_in_two_parts(viewer, pipeline, tmp_path, qtbot):
     run = RunFolder(folder)
     assert len(run.marker("train")["settings"]["model"]) > 0
     return run
+
+
+def seen(pipeline):
+    """Whether a training shows a curve, the time that is left, and what the model draws by now."""
+    training = pipeline.training
+    later = not training.about.text().endswith("step 1:")
+    return len(training.losses) > 8 and later and "left" in pipeline.left.text()
 
 
 def cluster(table, number):

@@ -14,6 +14,7 @@ from atomvae.run.fields import flat, nested, setting_fields
 from atomvae.viewer.layers import to_layers
 from atomvae.viewer.plugin.preview import Previewer
 from atomvae.viewer.plugin.preview_layer import NAME, visible_corner
+from atomvae.viewer.plugin.saved import HELPERS
 
 
 def leaves(plain):
@@ -258,7 +259,14 @@ def test_of_a_large_frame_the_middle_of_what_is_seen_is_searched(viewer, pipelin
     points = viewer.layers[NAME].data
     assert len(points) > 60
     assert points[:, 0].min() >= 695 and points[:, 1].min() >= 1795
-    assert "the middle of what is shown" in pipeline.found.text()
+    said = pipeline.found.text()
+    assert "candidates in the middle of what is shown" in said and "adds faint atoms" in said
+    assert NAME in HELPERS  # not kept with the run
+    choice = pipeline.form.editors["detect.lattice"].list
+    while choice.currentText() != "off":
+        QTest.keyClick(choice, Qt.Key.Key_Down)
+    qtbot.waitUntil(lambda: "lattice" not in pipeline.found.text(), timeout=60_000)
+    assert "fits each of them" in pipeline.found.text()
 
 
 @pytest.mark.gui

@@ -1,5 +1,6 @@
 """Runs that are started from the widget: in a process of their own, watched, stopped, continued."""
 
+import signal
 import time
 from pathlib import Path
 
@@ -246,3 +247,21 @@ def test_a_finished_run_is_not_offered_and_a_damaged_one_does_no_harm(run_path):
     config.write_bytes(b"\xff\xfe: [")
     assert unfinished(out, name) is None
     assert unfinished(Path("/nowhere"), "x") is None
+
+
+def test_a_child_that_does_not_listen_is_killed(monkeypatch, tmp_path):
+    """Cancel does not wait; what ignores it is gone a little later."""
+    from atomvae.viewer.plugin import child
+
+    monkeypatch.setattr(child, "PATIENCE", 2.0)
+    settings = tmp_path / "a.yaml"
+    settings.write_text("movie: {simulate: graphene, frames: 50, shape: [512, 512]}\n")
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a child inherits that
+    try:
+        deaf = child.Child(settings, tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    deaf.cancel()
+    assert alive(deaf.pid)  # nobody has waited
+    assert list(deaf.reports()) == []
+    assert not alive(deaf.pid)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from hand import pixels
 from qtpy.QtCore import QPoint, Qt
 from qtpy.QtTest import QTest
 
@@ -60,15 +61,6 @@ def window(make_napari_viewer_proxy, movie, atoms):
     return viewer, widget
 
 
-def pixels(widget):
-    from qtpy.QtGui import QImage
-
-    image = widget.grab().toImage().convertToFormat(QImage.Format.Format_RGB888)
-    raw = np.frombuffer(image.constBits(), np.uint8).reshape(image.height(), -1)
-    whole = raw[:, : 3 * image.width()].reshape(image.height(), image.width(), 3)
-    return whole.copy(), image.devicePixelRatio()  # the memory is Qt's
-
-
 def near(picture, color):
     return np.abs(picture.astype(int) - np.array(color) * 255).max(-1) < 40
 
@@ -95,7 +87,7 @@ def test_click_and_keys_go_to_the_frame_and_the_line_follows(window, qtbot):
     assert viewer.dims.current_step[0] == 0
     viewer.dims.set_current_step(0, 2)
     assert widget.plot.mark == 1.0
-    picture, ratio = pixels(widget.plot)
+    picture, ratio = pixels(widget.plot), widget.plot.devicePixelRatioF()
     place = widget.plot.place(1.5, 3.0)  # where the curve ends
     row, column = round(place.y() * ratio), round(place.x() * ratio)
     assert near(picture[row - 4 : row + 5, column - 8 : column + 1], ALL).any()
@@ -110,11 +102,11 @@ def test_click_and_keys_go_to_the_frame_and_the_line_follows(window, qtbot):
 def test_chosen_atoms_have_a_curve_of_their_own(window, atoms, qtbot):
     viewer, widget = window
     choose(widget, qtbot, "z_0", 1)
-    assert not near(pixels(widget.plot)[0], CHOSEN).any()
+    assert not near(pixels(widget.plot), CHOSEN).any()
     widget._atoms.choose(((atoms["frame"] != 1) & atoms["left"]).to_numpy())
     qtbot.waitUntil(lambda: len(widget.plot.curves) == 2, timeout=30_000)
     assert widget.plot.curves[1].x.tolist() == [0.0, 1.0, 1.5]
-    assert near(pixels(widget.plot)[0], CHOSEN).sum() > 50
+    assert near(pixels(widget.plot), CHOSEN).sum() > 50
     choose(widget, qtbot, "share of each class", 5)
     assert [c.dashed for c in widget.plot.curves] == [False] * 3 + [True] * 2
     viewer.layers.clear()
@@ -125,10 +117,10 @@ def test_chosen_atoms_have_a_curve_of_their_own(window, atoms, qtbot):
 def test_curves_take_the_colours_of_the_theme(window, qtbot):
     viewer, widget = window
     choose(widget, qtbot, "z_0", 1)
-    dark = pixels(widget.plot)[0]
+    dark = pixels(widget.plot)
     viewer.theme = "light"
     qtbot.wait(50)
-    light = pixels(widget.plot)[0]
+    light = pixels(widget.plot)
     assert np.median(light) > np.median(dark) + 100
     assert light.min() < 60 and dark.max() > 200  # ink that can be read on it
     viewer.theme = "dark"

@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pandas as pd
 import pytest
+from hand import canvas_of
 from napari.components import ViewerModel
 
 from atomvae.errors import InputError
@@ -180,13 +181,30 @@ def test_film_shows_every_frame_and_can_be_given_up(window, run_path, tmp_path, 
     assert len(frames) == 4
     middle = [f[f.shape[0] // 4 : -f.shape[0] // 4] for f in frames]
     assert all(np.abs(a - b).mean() > 1 for a, b in pairwise(middle))
+
+    # A window that changes its size meanwhile changes nothing of the film.
+    canvas = canvas_of(viewer, widget)
     widget.kind.setCurrentText("film of all frames, as GIF")
+    widget.write(str(tmp_path / "g.gif"))
+    width = canvas.width()
+    widget._film.taken.connect(lambda: canvas.window().resize(canvas.window().width() - 150, 600))
+    qtbot.waitUntil(widget.save.isEnabled, timeout=120_000)
+    assert canvas.width() < width
+    with Image.open(tmp_path / "g.gif") as film:
+        sizes = {f.size for f in ImageSequence.Iterator(film)}
+        assert film.n_frames == 4 and sizes == {(width, film.height)}
+
     widget.write(str(tmp_path / "none.gif"))
     assert widget.cancel.isEnabled()
     widget.cancel.click()
     qtbot.waitUntil(widget.save.isEnabled, timeout=60_000)
     assert "given up" in widget.status.text()
     assert not (tmp_path / "none.gif").exists()
+    assert viewer.dims.current_step[0] == 1
+
+    (tmp_path / "file").write_text("not a folder")
+    assert "file" in export(widget, qtbot, "film of all frames, as GIF", tmp_path / "file/n.gif")
+    assert widget._film is None and viewer.dims.current_step[0] == 1  # nothing goes on behind
 
 
 @pytest.mark.gui

@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 from atomvae.errors import InputError
@@ -22,6 +23,7 @@ SHARES = {
     "map": 1,
 }  # fmt: skip
 """Stages and their usual shares of the time: what the bar of progress counts."""
+PATIENCE = 5.0  # seconds that a child has to end by itself
 OFTEN, SELDOM = 0.2, 2.0  # seconds between reports, and between pictures of a manifold
 
 
@@ -92,19 +94,29 @@ class Child:
             raise RuntimeError("\n".join([f"the run failed: {last}", "", *other]))
 
     def cancel(self) -> None:
-        """Stop the child and its workers; the run folder stays and can be continued."""
+        """Stop the child and its workers; the run folder stays and can be continued.
+
+        Returns at once; `reports` ends when the child has ended.
+        """
         self.cancelled = True
-        for number in (signal.SIGTERM, signal.SIGTERM if os.name == "nt" else signal.SIGKILL):
-            if self._process.poll() is not None:
-                return
-            if os.name == "nt":
-                self._process.terminate()
-            else:
-                os.killpg(self._process.pid, number)
-            try:
-                self._process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                continue
+        self._send(signal.SIGTERM)
+        Thread(target=self._insist, daemon=True).start()
+
+    def _insist(self) -> None:
+        """Kill what has not ended by itself."""
+        try:
+            self._process.wait(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._send(signal.SIGTERM if os.name == "nt" else signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        """Send a signal to the child and its workers, if it still lives."""
+        if self._process.poll() is not None:
+            return
+        if os.name == "nt":
+            self._process.terminate()
+        else:
+            os.killpg(self._process.pid, number)
 
 
 def _parse(line: str) -> dict[str, Any] | None:

@@ -10,6 +10,7 @@ from qtpy.QtGui import QColor, QImage, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
 from atomvae.viewer.colors import ColorScale
+from atomvae.viewer.plugin.axes import CENTER, WORDS, draw_axes, ticks
 from atomvae.viewer.plugin.explorer_picture import (
     FEW,
     RING,
@@ -30,8 +31,6 @@ TOOLS = ("lasso", "rectangle")
 REACH = 7.0  # px: a click chooses the dot that is nearer
 STEP = 3.0  # px between corners of a lasso
 MOST_NAMES = 14  # kinds in a legend
-CENTER = Qt.AlignmentFlag.AlignCenter.value  # plain numbers: PyQt6 takes no others here
-RIGHT_MIDDLE = Qt.AlignmentFlag.AlignRight.value | Qt.AlignmentFlag.AlignVCenter.value
 
 
 class ScatterPlot(QWidget):
@@ -195,7 +194,7 @@ class ScatterPlot(QWidget):
         if self.message:
             painter.setPen(self.text)
             inner = plane.adjusted(20, 20, -20, -20)
-            painter.drawText(inner, CENTER | Qt.TextFlag.TextWordWrap.value, self.message)
+            painter.drawText(inner, CENTER | WORDS, self.message)
         if len(self._path) > 1:
             painter.setRenderHint(QPainter.RenderHint.Antialiasing)
             painter.setPen(QPen(QColor.fromRgb(RING), 1.5))
@@ -204,26 +203,15 @@ class ScatterPlot(QWidget):
 
     def _draw_axes(self, painter: QPainter, plane: QRectF) -> None:
         """Write round numbers and the names of the columns."""
-        from matplotlib.ticker import MaxNLocator
-
         view = self.view()
         painter.setPen(self.text)
-        for number in MaxNLocator(6, min_n_ticks=2).tick_values(*view.x):
-            at = self.place(number, view.y[0]).x()
-            if plane.left() <= at <= plane.right():
-                box = QRectF(at - 40, plane.bottom() + 2, 80, 16)
-                painter.drawText(box, CENTER, _say(number))
-        for number in MaxNLocator(6, min_n_ticks=2).tick_values(*view.y):
-            at = self.place(view.x[0], number).y()
-            if plane.top() <= at <= plane.bottom():
-                painter.drawText(QRectF(14, at - 8, LEFT - 18, 16), RIGHT_MIDDLE, _say(number))
-        box = QRectF(LEFT, plane.bottom() + 18, plane.width(), 18)
-        painter.drawText(box, CENTER, self.labels[0])
-        painter.save()
-        painter.translate(1, plane.center().y())
-        painter.rotate(-90)
-        painter.drawText(QRectF(-150, 0, 300, 16), CENTER, self.labels[1])
-        painter.restore()
+        along, up = (
+            ticks(*ends, max(2, round(size / room)))
+            for ends, size, room in ((view.x, plane.width(), 70), (view.y, plane.height(), 65))
+        )
+        x = [(self.place(v, view.y[0]).x(), f"{v:.4g}") for v in along]
+        y = [(self.place(view.x[0], v).y(), f"{v:.4g}") for v in up]
+        draw_axes(painter, plane, x, y, self.labels)
 
     def _draw_legend(self, painter: QPainter, plane: QRectF) -> None:
         """Say what the colours mean: a bar, or a list of kinds."""
@@ -353,11 +341,6 @@ def _how(modifiers: Any) -> str:
     if modifiers & Qt.KeyboardModifier.ShiftModifier:
         return "add"
     return "remove" if modifiers & Qt.KeyboardModifier.AltModifier else "new"
-
-
-def _say(number: float) -> str:
-    """Write a number briefly; no negative zero."""
-    return f"{0.0 if abs(number) < 1e-12 else number:.4g}"
 
 
 def _color(rgba: Any) -> QColor:

@@ -1,5 +1,6 @@
 """Save what is seen, or what is behind it: pictures, films, tables, movies, layers."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Queue
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from qtpy.QtWidgets import (
 
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.newest import Newest
+from atomvae.viewer.plugin.open import pictures
 from atomvae.viewer.plugin.preferences import preference
 from atomvae.viewer.plugin.selection import atoms_of
 
@@ -129,7 +131,7 @@ class ExportWidget(QWidget):
             self._film.taken.connect(self.bar.setValue)
             self.bar.setRange(0, self._film.count)
             self._film.start()
-            return write_video, (path, self._film.pictures()), {"fps": self.fps.value()}, path
+            return write_video, (path, self._film.frames()), {"fps": self.fps.value()}, path
         layer = self._atoms.layer
         if ending == ".ome.zarr":
             image = movie_layer(self._viewer)
@@ -151,6 +153,7 @@ class ExportWidget(QWidget):
 
     def _done(self, result: Any) -> None:
         """Say what came of it."""
+        self.stop()  # a writer that failed takes no more pictures
         self._film = None
         self.status.setText(str(result))
         self._busy(False)
@@ -169,11 +172,9 @@ class Film(QObject):
 
     def __init__(self, viewer: Any, parent: QObject) -> None:
         super().__init__(parent)
-        self._viewer = viewer
-        self._axis = viewer.dims.ndim - 3
-        self.count = int(viewer.dims.nsteps[self._axis]) if self._axis >= 0 else 1
-        self._next, self._stopped = 0, False
-        self._before = viewer.dims.current_step
+        axis = viewer.dims.ndim - 3
+        self.count = int(viewer.dims.nsteps[axis]) if axis >= 0 else 1
+        self._pictures, self._taken = pictures(viewer), 0
         self._queue: Queue[Any] = Queue(maxsize=4)
         self._timer = QTimer(self)
         self._timer.timeout.connect(self._take)
@@ -183,11 +184,10 @@ class Film(QObject):
         self._timer.start(1)
 
     def stop(self) -> None:
-        """Give up."""
-        self._stopped = True
+        """Give up; no harm if it has ended."""
         self._end(InputError("given up; no film was written"))
 
-    def pictures(self) -> Any:
+    def frames(self) -> Iterator[Any]:
         """Yield the pictures; in the thread that writes them."""
         while (item := self._queue.get()) is not None:
             if isinstance(item, Exception):
@@ -198,24 +198,24 @@ class Film(QObject):
         """Take the next picture, if the writer keeps up."""
         if self._queue.full():
             return
-        if self._next == self.count:
+        try:
+            self._queue.put(next(self._pictures))
+        except StopIteration:
             self._end(None)
-            return
-        if self._axis >= 0:
-            self._viewer.dims.set_current_step(self._axis, self._next)
-        self._queue.put(self._viewer.screenshot(canvas_only=True, flash=False))
-        self._next += 1
-        self.taken.emit(self._next)
+        except Exception as error:  # the film fails, the viewer does not
+            self._end(error)
+        else:
+            self._taken += 1
+            self.taken.emit(self._taken)
 
-    def _end(self, last: Any) -> None:
-        """Tell the writer, and show the frame that was shown before."""
+    def _end(self, last: Exception | None) -> None:
+        """Tell the writer that nothing follows, or why."""
         if self._timer.isActive():
             self._timer.stop()
-            if last is not None:
-                while not self._queue.empty():
-                    self._queue.get()
+            self._pictures.close()  # the frame that was shown before is shown again
+            while last is not None and not self._queue.empty():
+                self._queue.get()
             self._queue.put(last)
-            self._viewer.dims.current_step = self._before
 
 
 def movie_layer(viewer: Any) -> Any:

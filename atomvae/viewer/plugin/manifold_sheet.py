@@ -9,14 +9,12 @@ from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QImage, QPainter, QPen
 from qtpy.QtWidgets import QSizePolicy, QWidget
 
+from atomvae.viewer.plugin.axes import CENTER, WORDS, draw_axes
 from atomvae.viewer.plugin.explorer_picture import RING
 from atomvae.viewer.plugin.glow import LIT
 from atomvae.viewer.plugin.manifold_walk import Grid
 
 LEFT, BOTTOM, EDGE = 64, 40, 8  # px around the sheet
-CENTER = Qt.AlignmentFlag.AlignCenter.value
-RIGHT_MIDDLE = Qt.AlignmentFlag.AlignRight.value | Qt.AlignmentFlag.AlignVCenter.value
-WORDS = Qt.TextFlag.TextWordWrap.value
 
 
 def gray_image(picture: NDArray[Any], limits: tuple[float, float]) -> QImage:
@@ -202,23 +200,15 @@ class Sheet(QWidget):
     def _draw_axes(self, painter: QPainter, area: QRectF) -> None:
         """Write values below columns and beside rows, and the names of the latents."""
         assert self.grid is not None
-        along, up = len(self.grid.x), len(self.grid.y)
-        for x in self.grid.x[:: max(1, math.ceil(48 * along / area.width()))]:
-            at = self.place(x, self.grid.y[0]).x()
-            painter.drawText(QRectF(at - 30, area.bottom() + 2, 60, 16), CENTER, f"{x:.2g}")
-        painter.drawText(
-            QRectF(area.left(), area.bottom() + 18, area.width(), 16), CENTER, self.labels[0]
-        )
-        if up < 2:
-            return
-        for y in self.grid.y[:: max(1, math.ceil(22 * up / area.height()))]:
-            at = self.place(self.grid.x[0], y).y()
-            painter.drawText(QRectF(area.left() - 44, at - 8, 40, 16), RIGHT_MIDDLE, f"{y:.2g}")
-        painter.save()
-        painter.translate(area.left() - LEFT + 2, area.center().y())
-        painter.rotate(-90)
-        painter.drawText(QRectF(-100, 0, 200, 16), CENTER, self.labels[1])
-        painter.restore()
+        columns, rows = self.grid.x, self.grid.y
+        columns = columns[:: max(1, math.ceil(48 * len(columns) / area.width()))]
+        rows = rows[:: max(1, math.ceil(22 * len(rows) / area.height()))]
+        x = [(self.place(v, self.grid.y[0]).x(), f"{v:.2g}") for v in columns]
+        y = [(self.place(self.grid.x[0], v).y(), f"{v:.2g}") for v in rows]
+        names = self.labels
+        if len(self.grid.y) < 2:  # one latent alone
+            y, names = [], (self.labels[0], "")
+        draw_axes(painter, area, x, y, names, left=area.left() - LEFT)
 
     def _box(self, column: int, row: int) -> QRectF:
         """Where one picture lies."""

@@ -11,7 +11,7 @@ from atomvae.viewer.plugin.reader import get_reader, run_layers
 from atomvae.viewer.video import check_video, write_video
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     import napari
     import numpy as np
@@ -76,7 +76,8 @@ def view(
         if screenshot is not None:
             draw(viewer, Path(screenshot), size)
         if movie is not None:
-            film(viewer, Path(movie), size, fps)
+            fit(viewer, size)
+            write_video(movie, not_empty(pictures(viewer, size)), fps=fps)
     except BaseException:
         viewer.close()
         raise
@@ -217,43 +218,37 @@ def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:
     imsave(path, picture)
 
 
-def film(viewer: "napari.Viewer", path: Path, size: tuple[int, int], fps: float) -> int:
-    """Write all frames as a film, fitted to the picture, with scale bar, colours and times.
+def pictures(
+    viewer: "napari.Viewer", size: tuple[int, int] | None = None
+) -> "Iterator[NDArray[np.uint8]]":
+    """Draw what the canvas shows at each frame, one after the other; all in one size.
+
+    The frame that was shown before is shown again at the end, also if it is given up.
 
     Parameters
     ----------
     viewer : napari.Viewer
-        Dressed.
-    path : Path
-        MP4 or GIF to write.
-    size : (int, int)
-        Width and height, px.
-    fps : float
-        Frames per second.
+        Any.
+    size : (int, int), optional
+        Width and height, px; default those of the canvas when the first frame is drawn.
 
-    Returns
-    -------
-    int
-        Number of frames.
-
-    Raises
+    Yields
     ------
-    InputError
-        If the canvas stayed empty, or no film can be written here.
+    ndarray (height, width, 4) uint8
     """
-    fit(viewer, size)
-
-    def pictures() -> "Iterator[NDArray[np.uint8]]":
-        empty = 0
-        for step in range(int(viewer.dims.nsteps[0])):
-            viewer.dims.set_current_step(0, step)
+    axis, before = viewer.dims.ndim - 3, viewer.dims.current_step
+    shape: tuple[int, ...] = ()
+    try:
+        for step in range(int(viewer.dims.nsteps[axis]) if axis >= 0 else 1):
+            if axis >= 0:
+                viewer.dims.set_current_step(axis, step)
             picture = shoot(viewer, size)
-            empty += is_empty(picture)
-            if empty == step + 1 == min(int(viewer.dims.nsteps[0]), TRIES):
-                raise InputError(EMPTY)
+            height, width = shape = shape or picture.shape[:2]
+            if picture.shape[:2] != shape:  # the window has another size now
+                picture = shoot(viewer, (width, height))
             yield picture
-
-    return write_video(path, pictures(), fps=fps)
+    finally:
+        viewer.dims.current_step = before
 
 
 def fit(viewer: "napari.Viewer", size: tuple[int, int]) -> None:
@@ -276,12 +271,24 @@ def fit(viewer: "napari.Viewer", size: tuple[int, int]) -> None:
     viewer.scene.camera.zoom = 0.96 * zoom
 
 
-def shoot(viewer: "napari.Viewer", size: tuple[int, int]) -> "NDArray[np.uint8]":
-    """Take a picture of the canvas: (height, width, 4) uint8."""
+def shoot(viewer: "napari.Viewer", size: tuple[int, int] | None = None) -> "NDArray[np.uint8]":
+    """Take a picture of the canvas: (height, width, 4) uint8; of another width and height."""
     picture: NDArray[np.uint8] = viewer.screenshot(
-        size=(size[1], size[0]), canvas_only=True, flash=False
+        size=size and (size[1], size[0]), canvas_only=True, flash=False
     )
     return picture
+
+
+def not_empty(film: "Iterable[NDArray[np.uint8]]") -> "Iterator[NDArray[np.uint8]]":
+    """Yield the pictures of a film; an error if its first ones show nothing."""
+    empty = 0
+    for number, picture in enumerate(film, 1):
+        empty += is_empty(picture)
+        if empty == number == TRIES:
+            raise InputError(EMPTY)
+        yield picture
+    if empty and empty == number:
+        raise InputError(EMPTY)
 
 
 def is_empty(picture: "NDArray[np.uint8]") -> bool:

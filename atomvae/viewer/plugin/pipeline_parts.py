@@ -39,7 +39,7 @@ class PipelineParts(QWidget):
         self.out.text.setText(preference("results", "folder", str(Path.home() / "atomvae")))
         self.offer = QLabel("")
         self.resume = QPushButton("C&ontinue that run")
-        self.preview = QCheckBox("&Preview the atoms of this frame")
+        self.preview = QCheckBox("&Preview candidates in this frame")
         self.found = QLabel("")
         self.run = QPushButton("&Run")
         self.cancel = QPushButton("&Cancel")
@@ -51,7 +51,7 @@ class PipelineParts(QWidget):
         self.status = QLabel("")
         self.training = TrainingView()
         self.training.hide()
-        self.preview.setToolTip("Rings around what the detection would fit; follows the sliders")
+        self.preview.setToolTip("Rings around what the run would fit; follows the sliders")
         self.run.setToolTip("Write the settings and run all stages in a process of their own")
         self.cancel.setToolTip("Stop; what is done is kept, and can be continued")
         for label in (self.offer, self.found, self.status, self.left):

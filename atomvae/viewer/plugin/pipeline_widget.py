@@ -43,6 +43,12 @@ COMMON = {
     "model.latent_dim": "Latent numbers",
     "train.epochs": "Epochs",
 }
+# What the run makes of candidates, which takes it up to a minute a frame, so it isn't previewed.
+FITTED = "The run fits each of them and leaves out what it finds twice."
+LATTICE = (
+    "The run fits each of them; where the frame shows a lattice it also adds faint atoms at its "
+    "sites and drops what the pixels don't bear out."
+)
 SLIDERS = ("detect.spacing_px", "detect.width_px", "detect.threshold")
 
 
@@ -107,13 +113,15 @@ class PipelineWidget(PipelineParts):
 
         form = SettingsForm(setting_fields(), COMMON, SLIDERS)
         self._column.insertWidget(self._place, form)
-        QTimer.singleShot(0, form, lambda: self._build(form))
+        builder = QTimer(form)
+        builder.timeout.connect(lambda: self._build(form, builder))
+        builder.start(0)
 
-    def _build(self, form: Any) -> None:
+    def _build(self, form: Any, builder: QTimer) -> None:
         """Build one section after the other, between other events."""
         if form.build():
-            QTimer.singleShot(0, form, lambda: self._build(form))
             return
+        builder.stop()
         self._waiting.hide()
         self.form = form
         self.fit_width()
@@ -210,7 +218,8 @@ class PipelineWidget(PipelineParts):
             if editor.field.optional and (editor.value() is None):
                 editor.suggest(value)
         place = "this frame" if whole else "the middle of what is shown"
-        self.found.setText(f"{len(points)} candidates in {place}; the run fits each of them")
+        lattice = preview.config.lattice != "off"
+        self.found.setText(f"{len(points)} candidates in {place}. {LATTICE if lattice else FITTED}")
 
     # ---- settings -----------------------------------------------------------------------------
 

@@ -1,6 +1,5 @@
 """Curves that are drawn in milliseconds, in the colours of the window."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from qtpy.QtCore import QPointF, QRectF, QSize, Qt, Signal
 from qtpy.QtGui import QColor, QFontMetricsF, QPainter, QPen, QPolygonF
 from qtpy.QtWidgets import QSizePolicy, QWidget
+
+from atomvae.viewer.plugin.axes import CENTER, GAP, WORDS, draw_axes, ticks
 
 MOST = 2000  # points of a curve that are drawn
 
@@ -107,7 +108,7 @@ class Plot(QWidget):
             text = QFontMetricsF(self.font())
             _, _, low, high = self.limits()
             marks = ticks(low, high, self._count(False))
-            left = max(text.horizontalAdvance(_text(v)) for v in marks) + text.height() + 12
+            left = max(text.horizontalAdvance(f"{v:.4g}") for v in marks) + text.height() + 2 * GAP
             top = text.height() * self._legend_rows() + 6
             high = max(20.0, self.height() - top - 2 * text.height() - 10)
             self._area = QRectF(left, top, max(20.0, self.width() - left - 10), high)
@@ -128,8 +129,7 @@ class Plot(QWidget):
         ink = self.palette().color(self.foregroundRole())
         if not self.curves:
             painter.setPen(ink)
-            flags = Qt.AlignmentFlag.AlignCenter | Qt.TextFlag.TextWordWrap
-            painter.drawText(self.rect().adjusted(12, 12, -12, -12), int(flags), self.message)
+            painter.drawText(self.rect().adjusted(12, 12, -12, -12), CENTER | WORDS, self.message)
             return
         area = self.area()
         self._draw_axes(painter, area, ink)
@@ -185,34 +185,19 @@ class Plot(QWidget):
     def _draw_axes(self, painter: QPainter, area: QRectF, ink: QColor) -> None:
         """Draw lines, ticks and names."""
         x0, x1, y0, y1 = self.limits()
-        text = QFontMetricsF(self.font())
         faint = QColor(ink)
         faint.setAlphaF(0.15)
-        for value in ticks(y0, y1, self._count(False)):
-            y = self.place(x0, value).y()
-            painter.setPen(QPen(faint, 1))
+        along = [(self.place(v, y0).x(), f"{v:.4g}") for v in ticks(x0, x1, self._count(True))]
+        up = [(self.place(x0, v).y(), f"{v:.4g}") for v in ticks(y0, y1, self._count(False))]
+        painter.setPen(QPen(faint, 1))
+        for y, _ in up:
             painter.drawLine(QPointF(area.left(), y), QPointF(area.right(), y))
-            painter.setPen(ink)
-            box = QRectF(0, y - text.height() / 2, area.left() - 6, text.height())
-            painter.drawText(box, int(Qt.AlignmentFlag.AlignRight), _text(value))
-        for value in ticks(x0, x1, self._count(True)):
-            x = self.place(value, y0).x()
+        painter.setPen(ink)
+        for x, _ in along:
             painter.drawLine(QPointF(x, area.bottom()), QPointF(x, area.bottom() + 4))
-            box = QRectF(x - 40, area.bottom() + 5, 80, text.height())
-            painter.drawText(box, int(Qt.AlignmentFlag.AlignHCenter), _text(value))
         painter.drawLine(area.bottomLeft(), area.bottomRight())
         painter.drawLine(area.bottomLeft(), area.topLeft())
-        middle = int(Qt.AlignmentFlag.AlignCenter)
-        below = QRectF(area.left(), self.height() - text.height() - 2, area.width(), text.height())
-        painter.drawText(below, middle, self.x_label)
-        painter.save()
-        painter.translate(text.height() / 2 + 2, area.center().y())
-        painter.rotate(-90)
-        high = text.height()
-        painter.drawText(
-            QRectF(-area.height(), -high / 2, 2 * area.height(), high), middle, self.y_label
-        )
-        painter.restore()
+        draw_axes(painter, area, along, up, (self.x_label, self.y_label))
 
     def _draw_curve(self, painter: QPainter, curve: Curve) -> None:
         """Draw band and line; single points as dots."""
@@ -266,32 +251,6 @@ class Plot(QWidget):
             painter.drawText(QPointF(x + 33, (row + 0.85) * text.height()), curve.name)
 
 
-def ticks(low: float, high: float, count: int) -> list[float]:
-    """Round numbers between two ends.
-
-    Parameters
-    ----------
-    low, high : float
-        The ends, low below high.
-    count : int
-        About how many.
-
-    Returns
-    -------
-    list of float
-
-    Examples
-    --------
-    >>> ticks(0.0, 1.0, 5), ticks(-3.0, 17.0, 4)
-    ([0.0, 0.2, 0.4, 0.6, 0.8, 1.0], [0.0, 5.0, 10.0, 15.0])
-    """
-    rough = (high - low) / max(count, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = min((m * power for m in (1, 2, 5, 10)), key=lambda s: abs(math.log(s / rough)))
-    first = math.ceil(low / step - 1e-9)
-    return [round(k * step, 12) for k in range(first, math.floor(high / step + 1e-9) + 1)]
-
-
 def _ends(parts: Sequence[ArrayLike]) -> tuple[float, float]:
     """Smallest and largest finite number; apart from each other."""
     values = np.concatenate([np.asarray(part, float) for part in parts] or [np.empty(0)])
@@ -310,8 +269,3 @@ def _pieces(*columns: NDArray[np.float64]) -> list[slice]:
     good = np.isfinite(np.stack(columns)).all(0)
     edges = np.flatnonzero(np.diff(np.r_[False, good, False].astype(int)))
     return [slice(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True)]
-
-
-def _text(value: float) -> str:
-    """Short text of a tick."""
-    return f"{value:.4g}"

@@ -7,7 +7,7 @@ from qtpy.QtCore import QObject, Signal
 
 from atomvae.viewer.plugin.newest import Newest
 
-NAME = "preview of the atoms"
+NAME = "candidates"
 COLOR = (0.2, 1.0, 0.9, 1.0)  # cyan: unlike the colours of latents and of a selection
 EDGE = 1024  # px; of a larger frame the middle of what is seen is searched
 

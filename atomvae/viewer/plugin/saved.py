@@ -70,7 +70,7 @@ def save_view(layers: Iterable[Any], run_path: str | Path) -> list[str]:
     return problems
 
 
-HELPERS = ("preview of the atoms", "chosen atoms")  # made anew when they are wanted
+HELPERS = ("candidates", "chosen atoms")  # made anew when they are wanted
 
 
 def layer_state(layer: Any) -> dict[str, Any]:

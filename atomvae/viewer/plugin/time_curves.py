@@ -1,5 +1,6 @@
 """What changes with time, as curves: means of a column, or shares of kinds."""
 
+import re
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,13 @@ ALL, CHOSEN = (0.34, 0.71, 0.91), (1.0, 0.35, 1.0)  # the chosen as they are mar
 COUNT = "number of atoms"
 SHARE = "share of each {}"
 MOST_KINDS, FEW_ROWS = 12, 1000
+DETAILS = ("flag", "origin", "sublattice")  # kinds that the detection found, not of first interest
+LATENT = re.compile(r"z_\d+$")
 WITHOUT = ("atom_id", "frame", "track", "angle_n", "movie")
 
 
 def what_to_plot(table: pd.DataFrame) -> list[str]:
-    """List what can be drawn against time: shares of kinds, columns, the number of atoms.
+    """List what can be drawn against time, what is asked most first.
 
     Parameters
     ----------
@@ -32,8 +35,8 @@ def what_to_plot(table: pd.DataFrame) -> list[str]:
 
     Examples
     --------
-    >>> what_to_plot(pd.DataFrame({"frame": [0], "z_0": [1.0], "class": [1], "note": ["x"]}))
-    ['share of each class', 'share of each note', 'z_0', 'number of atoms']
+    >>> what_to_plot(pd.DataFrame({"frame": [0], "y": 2.0, "z_0": 1.0, "class": 1, "origin": 0}))
+    ['share of each class', 'z_0', 'y', 'share of each origin', 'number of atoms']
     """
     if table.empty or "frame" not in table:
         return []
@@ -43,7 +46,13 @@ def what_to_plot(table: pd.DataFrame) -> list[str]:
         for name in table.select_dtypes("number")
         if name not in WITHOUT and name not in kinds
     ]
-    return [*(SHARE.format(name) for name in kinds), *numbers, COUNT]
+    early, late = (
+        [SHARE.format(name) for name in kinds if (name in DETAILS) == found]
+        for found in (False, True)
+    )
+    latents = [name for name in numbers if LATENT.match(name)]
+    others = [name for name in numbers if name not in latents]
+    return [*early, *latents, *others, *late, COUNT]
 
 
 def is_kind(column: "pd.Series[Any]") -> bool:
