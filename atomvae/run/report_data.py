@@ -292,7 +292,7 @@ def seconds(value: Any) -> str:
 
 def _view(run: Findings) -> str:
     """Size of a frame in nm; of each movie if they differ."""
-    found = {}
+    found: dict[str, None] = {}  # in order, each once
     for movie in map(run.backdrop, run.shown):
         py, px = movie.pixel_size or (1.0, 1.0)
         height, width = movie.shape[1] * py, movie.shape[2] * px
