@@ -316,7 +316,7 @@ def _atom_layer(
         options |= _about(shared, scale.about(color_by))
         features[color_by] = scale.values
         options |= scale.settings("face", color_by)
-    return table[["frame", "y", "x"]].to_numpy(np.float64), options, "points"
+    return _columns_together(table[["frame", "y", "x"]].to_numpy(np.float64)), options, "points"
 
 
 def _angle_layer(
@@ -353,7 +353,16 @@ def _angle_layer(
     colors = [tuple(c) for c in scale.rgba(marks).round(4).tolist()]
     shows["legend"] = [(f"{v:g}°", c) for v, c in zip(marks, colors, strict=True)]
     options |= _about(shared, shows) | scale.settings("edge", "angle_deg")
-    return vectors, options, "vectors"
+    return _columns_together(vectors), options, "vectors"
+
+
+def _columns_together(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same array with each coordinate contiguous in memory.
+
+    At each step of the slider napari looks for the rows of the frame and for the extent of all
+    rows, one coordinate after the other: ten times faster like this.
+    """
+    return np.asfortranarray(array)
 
 
 def _about(shared: dict[str, Any], colors: dict[str, Any]) -> dict[str, Any]:

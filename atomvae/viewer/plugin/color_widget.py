@@ -122,8 +122,6 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
     from atomvae.viewer.colors import table_scale
 
     scale = table_scale(layer.features, column)
-    about = layer.metadata.get("atomvae", {})
-    layer.metadata = layer.metadata | {"atomvae": about | scale.about(column)}
     layer.face_color_mode = "direct"  # else the new values meet the map of the old column
     if not _same(layer.features[column].to_numpy(), scale.values):
         layer.features = layer.features.assign(**{column: scale.values})
@@ -132,6 +130,8 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
         settings["face_color"] = settings.pop("face_color")
     for name, value in settings.items():
         setattr(layer, name, value)
+    about = layer.metadata.get("atomvae", {})  # last, since captions and colour bar follow it
+    layer.metadata = layer.metadata | {"atomvae": about | scale.about(column)}
 
 
 def recolor_tracks(

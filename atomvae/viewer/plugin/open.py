@@ -23,6 +23,7 @@ MARGIN = 130  # px at the sides of a picture, for the colour bar
 LETTER = 13  # px that a letter of the caption takes, about
 FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
 TRIES = 3  # frames of a film that may show nothing before it is given up
+SAID = ("inserted", "removed", "reordered", "visible", "metadata", "name", "scale", "units")
 EMPTY = (
     "the canvas stayed empty: OpenGL does not draw here (or the frame is blank, then choose another"
     f" one); start the command with {XVFB}"
@@ -160,7 +161,7 @@ def annotate(viewer: "napari.Viewer") -> None:
     viewer.canvas.overlays.scale_bar.font_size = 14
     if not viewer.canvas.overlays.text.visible:
         viewer.dims.events.current_step.connect(lambda: caption(viewer))
-        viewer.layers.events.connect(lambda: caption(viewer))
+        viewer.layers.events.connect(lambda event: caption(viewer) if event.type in SAID else None)
     viewer.canvas.overlays.text.font_size = 14
     viewer.canvas.overlays.text.position = "top_left"
     viewer.canvas.overlays.text.visible = True
