@@ -16,6 +16,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 FIELD_EDGE = 256  # px of a field: drawn in some 50 ms, which a slider can wait for
 MANY_MARKS = 200_000  # arrows or spokes; napari looks at all of them at each step of the slider
+MANY_LINKS = 150_000  # places of tracks; all of them are drawn each time, whatever the frame
 LARGE = 2048  # px; above it a frame is offered in several resolutions
 FIRST_CHOICE = ("class", "z_0", "species", "amplitude", "score")
 
@@ -42,7 +43,8 @@ def to_layers(
         The frames; ``None`` when there is only a table, then in pixels.
     table : DataFrame, optional
         Columns ``frame``, ``y``, ``x`` (px) and any others; with ``angle`` (radians,
-        counter-clockwise on screen) there are arrows, with ``track`` there are tracks.
+        counter-clockwise on screen) there are arrows, with ``track`` there are tracks (of very many
+        atoms in steps of several frames).
     color_by : str, optional
         Column that colours the atoms; by default the first of class, z_0, species, amplitude and
         score that the table has.
@@ -373,6 +375,10 @@ def _about(shared: dict[str, Any], colors: dict[str, Any]) -> dict[str, Any]:
 def _track_layer(table: pd.DataFrame, color_by: str | None, shared: dict[str, Any]) -> LayerData:
     """Linked atoms; hidden at first, since in a drifting movie tails cover the atoms."""
     linked = table[table["track"] >= 0].sort_values(["track", "frame"])
+    if len(linked) > MANY_LINKS:  # every second place, or third, ..., and the ends
+        place = linked.groupby("track").cumcount()
+        end = linked["track"].ne(linked["track"].shift(-1))
+        linked = linked[end | (place % -(-len(linked) // MANY_LINKS) == 0)]
     data = linked[["track", "frame", "y", "x"]].to_numpy(np.float64)
     options: dict[str, Any] = {
         "name": "tracks",

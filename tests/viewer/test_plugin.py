@@ -38,6 +38,27 @@ def test_run_opens_in_napari_without_a_window(run_path, table, movie):
     assert atoms.metadata["atomvae"]["source"] == str(run_path)
 
 
+@pytest.mark.gui
+def test_a_window_does_not_wait_for_a_run(make_napari_viewer, run_path, qtbot):
+    from napari.utils.notifications import notification_manager
+    from qtpy.QtCore import QTimer
+
+    viewer, got = make_napari_viewer(show=False), []
+
+    def user_opens(path):
+        QTimer.singleShot(0, lambda: got.append(viewer.open(str(path), plugin="atomvae")))
+
+    user_opens(run_path)
+    qtbot.waitUntil(lambda: "atoms: " in viewer.canvas.overlays.text.text, timeout=60_000)
+    assert got == [[]]  # nothing yet when napari got its answer
+    assert [layer.name for layer in viewer.layers] == ["movie", "angles", "atoms"]
+    shutil.rmtree(run_path / "images")
+    (run_path / "zarr.json").write_text("{")
+    user_opens(run_path)
+    said = notification_manager.records
+    qtbot.waitUntil(lambda: said and "zarr.json" in said[-1].message, timeout=60_000)
+
+
 def test_slider_moves_movie_and_atoms_together(run_path):
     viewer = ViewerModel()
     viewer.open(str(run_path), plugin="atomvae")
@@ -167,7 +188,7 @@ def test_manifest_is_valid_and_everything_it_names_exists():
 def test_finding_the_plugin_loads_nothing_heavy():
     code = (
         "import sys; import npe2; m = npe2.PluginManifest.from_distribution('atomvae')\n"
-        "from atomvae.viewer.plugin.reader import get_reader; get_reader('a.tif')\n"
+        "from atomvae.viewer.plugin.opening import get_reader; get_reader('a.tif')\n"
         "print(sorted({'torch', 'dask', 'zarr', 'pandas', 'napari', 'qtpy'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QPushButton, QWidget
 
 from atomvae.viewer.plugin.selection import atoms_of
+from atomvae.viewer.plugin.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari
 
 WITHOUT = ("atom_id", "track")  # numbers that only name
@@ -25,6 +28,7 @@ class ColorWidget(QWidget):
         super().__init__()
         self._viewer = viewer
         self._atoms = atoms_of(viewer)
+        self._turns = Turns(self)
         self.column = QComboBox()
         self.field = QPushButton("Show it as a &field")
         self.field.setToolTip("A map between the atoms: each place has the value of the nearest")
@@ -60,19 +64,19 @@ class ColorWidget(QWidget):
             self.column.setCurrentText(shown)
 
     def _choose(self, column: str) -> None:
-        """Colour atoms and tracks, and tell the caption."""
-        from atomvae.viewer.plugin.open import caption
-
+        """Colour atoms, and then tracks."""
         layer = self.layer()
-        if layer is None:
-            return
-        recolor(layer, column)
-        for other in self._viewer.layers:
+        if layer is not None:
+            recolor(layer, column)
+            self._turns.begin(self._color_tracks(layer, column))
+
+    def _color_tracks(self, layer: "napari.layers.Points", column: str) -> "Iterator[None]":
+        """Colour the tracks of some atoms like them, a layer at a time."""
+        for other in list(self._viewer.layers):
             own = other.metadata.get("atomvae", {}).get("source") == _source(layer)
             if own and type(other).__name__ == "Tracks" and column in other.features:
                 recolor_tracks(other, layer, column)
-        if self._viewer.canvas.overlays.text.visible:
-            caption(self._viewer)
+                yield
 
     def _add_field(self) -> None:
         """Add a map of the column, drawn frame by frame when it is looked at."""
@@ -122,16 +126,15 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
     from atomvae.viewer.colors import table_scale
 
     scale = table_scale(layer.features, column)
+    about = layer.metadata.get("atomvae", {})
+    layer.metadata = layer.metadata | {"atomvae": about | scale.about(column)}
     layer.face_color_mode = "direct"  # else the new values meet the map of the old column
     if not _same(layer.features[column].to_numpy(), scale.values):
         layer.features = layer.features.assign(**{column: scale.values})
     settings = scale.settings("face", column)
-    if scale.kind != "names":  # the column last: else all colours are computed three times
-        settings["face_color"] = settings.pop("face_color")
+    settings["face_color"] = settings.pop("face_color")  # last: else all is computed three times
     for name, value in settings.items():
         setattr(layer, name, value)
-    about = layer.metadata.get("atomvae", {})  # last, since captions and colour bar follow it
-    layer.metadata = layer.metadata | {"atomvae": about | scale.about(column)}
 
 
 def recolor_tracks(
