@@ -5,6 +5,7 @@ lengthen much, in the best of three rounds; painting, by a software renderer, is
 `pytest -s` the table of all gestures is printed.
 """
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.gui
 
 FRAMES, ATOMS, EDGE = 50, 5000, 1024
 LIMIT = 0.2  # s
+REFERENCE = 0.004  # s that a piece of pure Python took where the limit was tried
 ROUNDS = 3
 Gesture = tuple[str, Callable[[], object], Callable[[], object]]
 
@@ -54,7 +56,6 @@ def big_run(tmp_path) -> Path:
 
 def gestures(viewer, path: Path) -> Iterator[Gesture]:
     """Yield what a user does, one after the other: a name, a call, and what it ends with."""
-    from atomvae.viewer.plugin.explorer_classes import show_new_columns
     from atomvae.viewer.plugin.selection import atoms_of
 
     docks = {}
@@ -115,10 +116,24 @@ def gestures(viewer, path: Path) -> Iterator[Gesture]:
     yield choose("choose, with an explorer", kind == 2)
     yield step("step, with an explorer", 24)
     named = table.assign(class_name=np.where(kind == 2, "mine", "other"))
-    yield "new classes come", lambda: show_new_columns(atoms_of(viewer), named), lambda: True
+    panel = docks["Explorer"].classes
+    yield (
+        "new classes come",
+        lambda: panel._tell({"table": named}),
+        (lambda: panel.note.text().startswith("done")),
+    )
     for widget in docks.values():
         viewer.window.remove_dock_widget(widget)
-    yield "close the run", layers.clear, lambda: not layers
+
+
+def slowness() -> float:
+    """How many times slower than where the limit was set Python is here; at least 1."""
+    took = []
+    for _ in range(7):
+        start = time.thread_time()
+        sum(i * i for i in range(100_000))
+        took.append(time.thread_time() - start)
+    return max(1.0, min(took) / REFERENCE)
 
 
 def test_nothing_keeps_the_window_busy(make_napari_viewer, big_run):
@@ -128,13 +143,18 @@ def test_nothing_keeps_the_window_busy(make_napari_viewer, big_run):
     wall: dict[str, list[float]] = {}
     for _ in range(ROUNDS):
         for name, action, ended in gestures(viewer, big_run):
-            beat.watch(lambda: None, 0.15)
             beat.watch(action, 0.6, ended)
             cpu.setdefault(name, []).append(beat.longest_cpu)
             wall.setdefault(name, []).append(beat.longest)
-    for name, took in cpu.items():
-        print(name, [round(1e3 * t) for t in took])
-        first, best = 1e3 * took[0], 1e3 * min(took)
-        print(f"{name:28s} first {first:4.0f}, best {best:4.0f} ms; {1e3 * min(wall[name]):4.0f}")
-    assert {name for name, took in cpu.items() if min(took) > LIMIT} == set()
-    assert {name for name, took in wall.items() if min(took) > 10 * LIMIT} == set()  # no waiting
+        beat.watch(viewer.layers.clear)  # napari collects garbage for each: not judged
+    factor = slowness()
+    print(f"\nms of CPU (and on the clock); this machine is taken to be {factor:.2f} x slower")
+    for name in cpu:
+        took = " ".join(
+            f"{1e3 * c:4.0f} ({1e3 * w:4.0f})" for c, w in zip(cpu[name], wall[name], strict=True)
+        )
+        print(f"{name:28s} {took}")
+    limit = LIMIT * factor
+    assert {name: took for name, took in cpu.items() if min(took) > limit} == {}
+    # Waiting takes no CPU; for what a busy machine does to it there is room.
+    assert {name: took for name, took in wall.items() if min(took) > 10 * limit} == {}

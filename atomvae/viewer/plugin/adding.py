@@ -56,7 +56,7 @@ def _make(read: Callable[[str], list[LayerData]], path: str | Path) -> list[Any]
 
 
 def _add(viewer: Any, layers: list[Any], instead_of: Any) -> Iterator[None]:
-    """Add layers, with scale bar, caption and legends; to be known and to be drawn are two turns."""
+    """Add layers, then captions; to be made known and to be drawn are two turns of a layer."""
     from atomvae.viewer.plugin.open import annotate_pieces
 
     for layer in layers:

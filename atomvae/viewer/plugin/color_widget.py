@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QPushButton
 
-from atomvae.viewer.plugin.selection import atoms_of
+from atomvae.viewer.plugin.panel import Panel
 from atomvae.viewer.plugin.turns import Turns
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 WITHOUT = ("atom_id", "track")  # numbers that only name
 
 
-class ColorWidget(QWidget):
+class ColorWidget(Panel):
     """A list of the columns of the atoms; the choice colours atoms and tracks at once.
 
     Parameters
@@ -25,9 +25,7 @@ class ColorWidget(QWidget):
     """
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
-        super().__init__()
-        self._viewer = viewer
-        self._atoms = atoms_of(viewer)
+        super().__init__(viewer)
         self._turns = Turns(self)
         self.column = QComboBox()
         self.field = QPushButton("Show it as a &field")
@@ -40,14 +38,13 @@ class ColorWidget(QWidget):
         form.addRow(self.note)
         self.column.textActivated.connect(self._choose)
         self.field.clicked.connect(self._add_field)
-        self._atoms.replaced.connect(self.refresh)
-        viewer.layers.events.removed.connect(self.refresh)
-        self.destroyed.connect(lambda: self._closed())
+        self.hear(self.atoms.replaced, self.refresh)
+        self.hear(viewer.layers.events.removed, self.refresh)
         self.refresh()
 
     def layer(self) -> "napari.layers.Points | None":
         """Find the points that are coloured: the selected ones, else the uppermost."""
-        return self._atoms.layer
+        return self.atoms.layer
 
     def refresh(self) -> None:
         """Offer the columns of the layer that is coloured now."""
@@ -106,11 +103,6 @@ class ColorWidget(QWidget):
         place = self._viewer.layers.index(layer)
         self._viewer.add_image(data, **options)
         self._viewer.layers.move(len(self._viewer.layers) - 1, place)
-
-    def _closed(self) -> None:
-        """Hear no more of the viewer."""
-        self._atoms.replaced.disconnect(self.refresh)
-        self._viewer.layers.events.removed.disconnect(self.refresh)
 
 
 def recolor(layer: "napari.layers.Points", column: str) -> None:
