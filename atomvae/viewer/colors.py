@@ -135,7 +135,8 @@ class ColorScale:
         Returns
         -------
         dict
-            ``{part}_color`` and what belongs to it; plain numbers, no napari object.
+            ``{part}_color`` and what belongs to it; plain numbers, no napari object. Kinds that are
+            text come as colours, all else as the column with its map of colours.
 
         Examples
         --------
@@ -144,8 +145,7 @@ class ColorScale:
         ['face_color', 'face_colormap', 'face_contrast_limits']
         """
         if self.kind == "names":
-            cycle = dict(zip(self.names, self.colors, strict=True))
-            return {f"{part}_color": column, f"{part}_color_cycle": cycle}
+            return {f"{part}_color": self.rgba()}  # napari would look up each name, slowly
         colormap: dict[str, Any] = {
             "colors": self.colors,
             "name": f"atomvae {self.kind} {len(self.colors)}",

@@ -145,6 +145,31 @@ def angle_marks(
     return vectors, rows
 
 
+def atom_features(table: pd.DataFrame) -> pd.DataFrame:
+    """Make the features of a layer, with text as plain objects.
+
+    napari asks for all columns as arrays whenever colours change, and pandas would convert its own
+    kind of text each time.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The atoms.
+
+    Returns
+    -------
+    DataFrame
+        A copy.
+
+    Examples
+    --------
+    >>> atom_features(pd.DataFrame({"species": ["Si"]}))["species"].dtype
+    dtype('O')
+    """
+    text: pd.DataFrame = table.select_dtypes("str")
+    return table.assign(**{str(name): text[name].astype(object) for name in text})
+
+
 def field_layer(
     table: pd.DataFrame,
     column: str,
@@ -303,7 +328,7 @@ def _atom_layer(
     """One point per atom and frame, coloured by one column."""
     if color_by is None:
         color_by = next((name for name in FIRST_CHOICE if name in table), None)
-    features = table.copy()
+    features = atom_features(table)
     options: dict[str, Any] = {
         **shared,
         "name": "atoms",

@@ -16,6 +16,7 @@ from heartbeat import Heartbeat
 
 from atomvae.movie.movie import Movie
 from atomvae.run.folder import RunFolder
+from atomvae.viewer.plugin.legend import PREFIX
 
 pytestmark = pytest.mark.gui
 
@@ -84,11 +85,15 @@ def gestures(viewer, path: Path) -> Iterator[Gesture]:
     def choose(name: str, rows) -> Gesture:
         return name, lambda: atoms_of(viewer).choose(rows), lambda: True
 
+    def opened() -> bool:
+        legend = [name for name in viewer.canvas.overlays if name.startswith(PREFIX)]
+        return len(legend) >= 4 and "atoms: class" in viewer.canvas.overlays.text.text
+
     layers = viewer.layers
     yield (
         "open the run",
         lambda: viewer.open(str(path), plugin="atomvae"),
-        lambda: "atoms" in layers,
+        opened,
     )
     table = layers["atoms"].features
     kind = table["class"].to_numpy()

@@ -13,6 +13,7 @@ from napari.components import ViewerModel
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.reader import get_reader, run_layers
 from atomvae.viewer.plugin.samples import mos2, perovskite, si_graphene
+from atomvae.viewer.plugin.selection import MARKS
 from atomvae.viewer.plugin.writer import points_table, write_points
 
 
@@ -51,12 +52,12 @@ def test_a_window_does_not_wait_for_a_run(make_napari_viewer, run_path, qtbot):
     user_opens(run_path)
     qtbot.waitUntil(lambda: "atoms: " in viewer.canvas.overlays.text.text, timeout=60_000)
     assert got == [[]]  # nothing yet when napari got its answer
-    assert [layer.name for layer in viewer.layers] == ["movie", "angles", "atoms"]
+    assert [layer.name for layer in viewer.layers] == ["movie", "angles", "atoms", MARKS]
     shutil.rmtree(run_path / "images")
     (run_path / "zarr.json").write_text("{")
     user_opens(run_path)
     said = notification_manager.records
-    qtbot.waitUntil(lambda: said and "zarr.json" in said[-1].message, timeout=60_000)
+    qtbot.waitUntil(lambda: any("zarr.json" in one.message for one in said), timeout=60_000)
 
 
 def test_slider_moves_movie_and_atoms_together(run_path):

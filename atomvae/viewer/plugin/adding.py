@@ -8,6 +8,7 @@ from qtpy.QtCore import QObject
 
 from atomvae.viewer.plugin.newest import Newest
 from atomvae.viewer.plugin.reader import LayerData, read_run
+from atomvae.viewer.plugin.selection import atoms_of
 from atomvae.viewer.plugin.turns import Turns
 
 
@@ -66,6 +67,8 @@ def _add(viewer: Any, layers: list[Any], instead_of: Any) -> Iterator[None]:
         if visible:
             layer.visible = True
             yield
+    atoms_of(viewer).prepare()
+    yield
     yield from annotate_pieces(viewer)
 
 

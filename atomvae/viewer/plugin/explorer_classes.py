@@ -199,6 +199,7 @@ class ClassPanel(QWidget):
 
     def _show_columns(self, table: Any) -> Iterator[None]:
         """Put the columns of a table that was made anew into the layer, then colour by class."""
+        from atomvae.viewer.layers import atom_features
         from atomvae.viewer.plugin.color_widget import recolor
 
         layer = self._atoms.layer
@@ -206,7 +207,7 @@ class ClassPanel(QWidget):
             self.note.setText("done; open the run again to see the new classes")
             return
         layer.face_color_mode = "direct"  # the column that coloured the atoms may be gone
-        layer.features = table
+        layer.features = table = atom_features(table)
         yield
         column = "class_name" if "class_name" in table else "class"
         recolor(layer, column)

@@ -1,6 +1,7 @@
 """What the widgets of this plugin have in common: a viewer, its atoms, and an end."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +32,12 @@ class Panel(QWidget):
     def hear(self, signal: Any, slot: Callable[..., Any]) -> None:
         """Have something called when a signal of the viewer or its atoms is sent; until the end."""
         signal.connect(slot)
-        self.destroyed.connect(lambda: signal.disconnect(slot))
+
+        def end() -> None:
+            with suppress(RuntimeError):  # at the end of Python this may be dead already
+                signal.disconnect(slot)
+
+        self.destroyed.connect(end)
 
     def event(self, event: QEvent) -> bool:
         """End when napari takes this out of its dock: it does so, and no more, when that closes."""

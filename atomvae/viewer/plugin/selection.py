@@ -137,6 +137,12 @@ class Atoms:
         missing = viewer is not None and MARKS not in viewer.layers
         return missing or int(self.here().sum()) > MANY
 
+    def prepare(self) -> None:
+        """Make the layer of the marks now, rather than when somebody waits for the first ones."""
+        viewer = self._viewer()
+        if viewer is not None and self._layer is not None and MARKS not in viewer.layers:
+            self._add_marks(viewer, self._layer)
+
     def mark(self) -> None:
         """Show rings around the chosen atoms of this frame, in a layer of their own."""
         viewer, layer = self._viewer(), self._layer
