@@ -251,4 +251,5 @@ def test_legend_names_each_class_in_its_colour(make_napari_viewer_proxy, movie, 
     viewer.layers["atoms"].opacity = 1.0
     recolor(viewer.layers["atoms"], "z_0")
     qtbot.waitUntil(lambda: texts() == [], timeout=20_000)
-    assert viewer.layers["atoms"].face_colorbar.visible
+    bar = viewer.layers["atoms"].face_colorbar
+    qtbot.waitUntil(lambda: bar.visible, timeout=20_000)
