@@ -12,6 +12,7 @@ from atomvae.errors import InputError
 # Columns of whole numbers that name a kind and do not measure anything.
 KINDS = ("class", "sublattice", "species", "origin", "movie", "motif", "state", "site")
 ANGLES = ("angle", "angle_folded")
+SHADES = 1024  # of a scale of numbers; one step is less than can be seen
 UNKNOWN = np.array([0.55, 0.55, 0.55, 1.0])  # value missing, or class -1: grey
 # Okabe and Ito's colours, safe for the colour blind, ordered so that neighbours differ.
 COLORS = {
@@ -74,7 +75,8 @@ class ColorScale:
         values = self.values if values is None else np.asarray(values)
         if self.kind == "names":
             known = dict(zip(self.names, self.colors, strict=True))
-            return np.array([known.get(str(v), UNKNOWN) for v in values]).reshape(-1, 4)
+            index, kinds = pd.factorize(values)
+            return np.array([*(known.get(str(kind), UNKNOWN) for kind in kinds), UNKNOWN])[index]
         low, high = self.limits
         position = (np.asarray(values, float) - low) / (high - low)
         if self.kind == "steps":
@@ -82,8 +84,10 @@ class ColorScale:
             rgba = self.colors[index.astype(int)]
             missing = ~((position >= 0) & (position <= 1))
         else:
-            grid = np.linspace(0, 1, len(self.colors))
-            rgba = np.stack([np.interp(position, grid, c) for c in self.colors.T], axis=-1)
+            grid, fine = np.linspace(0, 1, len(self.colors)), np.linspace(0, 1, SHADES)
+            shades = np.stack([np.interp(fine, grid, c) for c in self.colors.T], axis=-1)
+            index = np.clip(np.nan_to_num(position) * (SHADES - 1), 0, SHADES - 1)
+            rgba = shades[np.round(index).astype(int)]
             missing = np.isnan(position)
         return np.where(missing[:, None], UNKNOWN, rgba)
 
@@ -131,7 +135,8 @@ class ColorScale:
         Returns
         -------
         dict
-            ``{part}_color`` and what belongs to it; plain numbers, no napari object.
+            ``{part}_color`` and what belongs to it; plain numbers, no napari object. Kinds that are
+            text come as colours, all else as the column with its map of colours.
 
         Examples
         --------
@@ -140,8 +145,7 @@ class ColorScale:
         ['face_color', 'face_colormap', 'face_contrast_limits']
         """
         if self.kind == "names":
-            cycle = dict(zip(self.names, self.colors, strict=True))
-            return {f"{part}_color": column, f"{part}_color_cycle": cycle}
+            return {f"{part}_color": self.rgba()}  # napari would look up each name, slowly
         colormap: dict[str, Any] = {
             "colors": self.colors,
             "name": f"atomvae {self.kind} {len(self.colors)}",
@@ -301,13 +305,15 @@ def hue_circle(count: int = 64, lightness: float = 0.76, chroma: float = 0.122) 
 
 def _names(column: "pd.Series[Any]") -> ColorScale:
     """One colour per name, in the order of the alphabet; missing is grey."""
-    if column.map(lambda v: isinstance(v, (list, dict, np.ndarray))).any():
-        raise InputError(f"column {column.name!r} holds lists, expected numbers or text")
-    values = column.astype(object).where(column.notna(), "unknown").map(str)
+    try:
+        index, kinds = pd.factorize(column)  # of the kinds; -1 where missing
+    except TypeError as error:  # unhashable
+        raise InputError(f"column {column.name!r} holds lists, expected numbers or text") from error
+    values = np.array([*map(str, kinds), "unknown"], object)[index]
     names = tuple(sorted(set(values)))
     colors = np.c_[PALETTE[np.arange(len(names)) % len(PALETTE)], np.ones(len(names))]
     colors[[i for i, name in enumerate(names) if name == "unknown"]] = UNKNOWN
-    return ColorScale(values.to_numpy(object), "names", (0.0, 1.0), colors, names)
+    return ColorScale(values, "names", (0.0, 1.0), colors, names)
 
 
 def _viridis() -> NDArray[np.float64]:

@@ -16,6 +16,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 
 FIELD_EDGE = 256  # px of a field: drawn in some 50 ms, which a slider can wait for
 MANY_MARKS = 200_000  # arrows or spokes; napari looks at all of them at each step of the slider
+MANY_LINKS = 150_000  # places of tracks; all of them are drawn each time, whatever the frame
 LARGE = 2048  # px; above it a frame is offered in several resolutions
 FIRST_CHOICE = ("class", "z_0", "species", "amplitude", "score")
 
@@ -42,7 +43,8 @@ def to_layers(
         The frames; ``None`` when there is only a table, then in pixels.
     table : DataFrame, optional
         Columns ``frame``, ``y``, ``x`` (px) and any others; with ``angle`` (radians,
-        counter-clockwise on screen) there are arrows, with ``track`` there are tracks.
+        counter-clockwise on screen) there are arrows, with ``track`` there are tracks (of very many
+        atoms in steps of several frames).
     color_by : str, optional
         Column that colours the atoms; by default the first of class, z_0, species, amplitude and
         score that the table has.
@@ -141,6 +143,31 @@ def angle_marks(
     vectors[:, 0] = table[["frame", "y", "x"]].to_numpy(np.float64)[rows]
     vectors[:, 1, 1:] = step
     return vectors, rows
+
+
+def atom_features(table: pd.DataFrame) -> pd.DataFrame:
+    """Make the features of a layer, with text as plain objects.
+
+    napari asks for all columns as arrays whenever colours change, and pandas would convert its own
+    kind of text each time.
+
+    Parameters
+    ----------
+    table : DataFrame
+        The atoms.
+
+    Returns
+    -------
+    DataFrame
+        A copy.
+
+    Examples
+    --------
+    >>> atom_features(pd.DataFrame({"species": ["Si"]}))["species"].dtype
+    dtype('O')
+    """
+    text: pd.DataFrame = table.select_dtypes("str")
+    return table.assign(**{str(name): text[name].astype(object) for name in text})
 
 
 def field_layer(
@@ -301,7 +328,7 @@ def _atom_layer(
     """One point per atom and frame, coloured by one column."""
     if color_by is None:
         color_by = next((name for name in FIRST_CHOICE if name in table), None)
-    features = table.copy()
+    features = atom_features(table)
     options: dict[str, Any] = {
         **shared,
         "name": "atoms",
@@ -316,7 +343,7 @@ def _atom_layer(
         options |= _about(shared, scale.about(color_by))
         features[color_by] = scale.values
         options |= scale.settings("face", color_by)
-    return table[["frame", "y", "x"]].to_numpy(np.float64), options, "points"
+    return _columns_together(table[["frame", "y", "x"]].to_numpy(np.float64)), options, "points"
 
 
 def _angle_layer(
@@ -353,7 +380,16 @@ def _angle_layer(
     colors = [tuple(c) for c in scale.rgba(marks).round(4).tolist()]
     shows["legend"] = [(f"{v:g}°", c) for v, c in zip(marks, colors, strict=True)]
     options |= _about(shared, shows) | scale.settings("edge", "angle_deg")
-    return vectors, options, "vectors"
+    return _columns_together(vectors), options, "vectors"
+
+
+def _columns_together(array: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The same array with each coordinate contiguous in memory.
+
+    At each step of the slider napari looks for the rows of the frame and for the extent of all
+    rows, one coordinate after the other: ten times faster like this.
+    """
+    return np.asfortranarray(array)
 
 
 def _about(shared: dict[str, Any], colors: dict[str, Any]) -> dict[str, Any]:
@@ -364,6 +400,10 @@ def _about(shared: dict[str, Any], colors: dict[str, Any]) -> dict[str, Any]:
 def _track_layer(table: pd.DataFrame, color_by: str | None, shared: dict[str, Any]) -> LayerData:
     """Linked atoms; hidden at first, since in a drifting movie tails cover the atoms."""
     linked = table[table["track"] >= 0].sort_values(["track", "frame"])
+    if len(linked) > MANY_LINKS:  # every second place, or third, ..., and the ends
+        place = linked.groupby("track").cumcount()
+        end = linked["track"].ne(linked["track"].shift(-1))
+        linked = linked[end | (place % -(-len(linked) // MANY_LINKS) == 0)]
     data = linked[["track", "frame", "y", "x"]].to_numpy(np.float64)
     options: dict[str, Any] = {
         "name": "tracks",

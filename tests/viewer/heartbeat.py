@@ -2,8 +2,7 @@
 
 import time
 
-from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QApplication
+from qtpy.QtCore import QEventLoop, QTimer
 
 
 class Heartbeat:
@@ -34,16 +33,25 @@ class Heartbeat:
         self._timer.stop()
 
     def watch(self, action, seconds: float = 0.5, until=lambda: True, most: float = 120.0) -> None:
-        """Do something and let events go on for a while, at least until it has come to an end."""
+        """Do something in an event loop, as a user does, until it has ended and a while longer."""
+        loop, poll, begin = QEventLoop(), QTimer(), time.perf_counter()
+        end = begin + most
+
+        def look() -> None:
+            nonlocal end
+            if time.perf_counter() > end:
+                loop.quit()
+            elif until():
+                end = min(end, time.perf_counter() + seconds)
+
+        poll.timeout.connect(look)
+        poll.start(10)
+        QTimer.singleShot(0, action)
         self.start()
-        action()
-        begin = time.perf_counter()
-        while time.perf_counter() < begin + seconds or not until():
-            assert time.perf_counter() < begin + most, "waited in vain"
-            QApplication.processEvents()
-            time.sleep(0.001)
+        loop.exec()
         self._beat()
         self.stop()
+        assert until(), "waited in vain"
 
     def _beat(self) -> None:
         now = time.perf_counter(), time.thread_time()

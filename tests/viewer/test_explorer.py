@@ -332,7 +332,9 @@ def test_one_click_trains_on_the_classes(viewer, tmp_path, qtbot):
     QTest.mouseClick(panel.train, LEFT)
     assert not panel.cancel.isHidden() and not panel.train.isEnabled(), panel.note.text()
     qtbot.waitUntil(panel.train.isEnabled, timeout=300_000)
-    assert panel.note.text().startswith("done"), panel.note.text()
+    said = panel.note.text
+    qtbot.waitUntil(lambda: "done" in said() or "error" in said(), timeout=20_000)
+    assert said().startswith("done"), said()
     assert set(atoms.table["class_name"]) <= {"down", "up"}
     assert viewer.layers["atoms"].metadata["atomvae"]["shows"].startswith("class_name")
     assert run.models == ["ssvae", "vae"]

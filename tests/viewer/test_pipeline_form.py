@@ -305,13 +305,10 @@ def test_heartbeat_measures_a_freeze_and_the_preview_is_none(viewer, pipeline, q
     """The mechanism of the benchmark, and that a long search does not run among the events."""
     import threading
     import time
-    from importlib.util import module_from_spec, spec_from_file_location
-    from pathlib import Path
 
-    file = Path(__file__).parent / "heartbeat.py"
-    spec = spec_from_file_location("heartbeat", file)
-    spec.loader.exec_module(module := module_from_spec(spec))
-    beat = module.Heartbeat()
+    from heartbeat import Heartbeat
+
+    beat = Heartbeat()
     beat.watch(lambda: time.sleep(0.3))
     assert beat.longest >= 0.3 and beat.longest_cpu < 0.3
     threads = []

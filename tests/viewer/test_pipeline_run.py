@@ -189,7 +189,6 @@ def test_closing_the_dock_ends_the_process(viewer, pipeline, small, qtbot):
     qtbot.waitUntil(lambda: len(pipeline.children) == 1, timeout=60_000)
     pid = pipeline.children[0].pid
     viewer.window.remove_dock_widget(pipeline)
-    pipeline.deleteLater()
     deadline = time.monotonic() + 20
     while alive(pid) and time.monotonic() < deadline:
         qtbot.wait(50)

@@ -13,6 +13,7 @@ from napari.components import ViewerModel
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.reader import get_reader, run_layers
 from atomvae.viewer.plugin.samples import mos2, perovskite, si_graphene
+from atomvae.viewer.plugin.selection import MARKS
 from atomvae.viewer.plugin.writer import points_table, write_points
 
 
@@ -36,6 +37,27 @@ def test_run_opens_in_napari_without_a_window(run_path, table, movie):
     assert {str(unit) for unit in image.units} == {"second", "nanometer"}
     assert viewer.layers.extent.units == atoms.units
     assert atoms.metadata["atomvae"]["source"] == str(run_path)
+
+
+@pytest.mark.gui
+def test_a_window_does_not_wait_for_a_run(make_napari_viewer, run_path, qtbot):
+    from napari.utils.notifications import notification_manager
+    from qtpy.QtCore import QTimer
+
+    viewer, got = make_napari_viewer(show=False), []
+
+    def user_opens(path):
+        QTimer.singleShot(0, lambda: got.append(viewer.open(str(path), plugin="atomvae")))
+
+    user_opens(run_path)
+    qtbot.waitUntil(lambda: "atoms: " in viewer.canvas.overlays.text.text, timeout=60_000)
+    assert got == [[]]  # nothing yet when napari got its answer
+    assert [layer.name for layer in viewer.layers] == ["movie", "angles", "atoms", MARKS]
+    shutil.rmtree(run_path / "images")
+    (run_path / "zarr.json").write_text("{")
+    user_opens(run_path)
+    said = notification_manager.records
+    qtbot.waitUntil(lambda: any("zarr.json" in one.message for one in said), timeout=60_000)
 
 
 def test_slider_moves_movie_and_atoms_together(run_path):
@@ -167,7 +189,7 @@ def test_manifest_is_valid_and_everything_it_names_exists():
 def test_finding_the_plugin_loads_nothing_heavy():
     code = (
         "import sys; import npe2; m = npe2.PluginManifest.from_distribution('atomvae')\n"
-        "from atomvae.viewer.plugin.reader import get_reader; get_reader('a.tif')\n"
+        "from atomvae.viewer.plugin.opening import get_reader; get_reader('a.tif')\n"
         "print(sorted({'torch', 'dask', 'zarr', 'pandas', 'napari', 'qtpy'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,9 +6,10 @@ import zarr
 
 from atomvae.viewer.plugin.preferences import preference
 from atomvae.viewer.plugin.reader import get_reader
+from atomvae.viewer.plugin.selection import atoms_of
 
 pytestmark = pytest.mark.gui
-DOCKS = ("Pipeline", "Colour by", "Time", "Export")
+DOCKS = ("Pipeline", "Colour by", "Time", "Export", "Explorer", "Manifold")
 
 
 @pytest.fixture
@@ -42,6 +43,17 @@ def test_widgets_live_with_layers_of_others(docks, qtbot):
     qtbot.waitUntil(lambda: "candidates" in found["Pipeline"].found.text(), timeout=60_000)
     viewer.layers.clear()
     assert found["Pipeline"].movie.currentText() == "a file ..."
+
+
+def test_a_closed_dock_hears_no_more(docks, qtbot):
+    viewer, found = docks
+    heard, ended = atoms_of(viewer).replaced, []
+    assert len(heard) > 1
+    for name, widget in found.items():
+        widget.destroyed.connect(lambda *_, name=name: ended.append(name))
+        viewer.window.remove_dock_widget(widget)  # as the cross of a dock does
+    qtbot.waitUntil(lambda: sorted(ended) == sorted(DOCKS), timeout=20_000)
+    assert len(heard) == 0
 
 
 def test_frames_that_hold_nothing_or_no_numbers(docks, qtbot):

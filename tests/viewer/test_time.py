@@ -103,7 +103,7 @@ def test_chosen_atoms_have_a_curve_of_their_own(window, atoms, qtbot):
     viewer, widget = window
     choose(widget, qtbot, "z_0", 1)
     assert not near(pixels(widget.plot), CHOSEN).any()
-    widget._atoms.choose(((atoms["frame"] != 1) & atoms["left"]).to_numpy())
+    widget.atoms.choose(((atoms["frame"] != 1) & atoms["left"]).to_numpy())
     qtbot.waitUntil(lambda: len(widget.plot.curves) == 2, timeout=30_000)
     assert widget.plot.curves[1].x.tolist() == [0.0, 1.0, 1.5]
     assert near(pixels(widget.plot), CHOSEN).sum() > 50

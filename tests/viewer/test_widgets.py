@@ -45,7 +45,7 @@ def test_color_widget_colours_with_one_scale_over_time(viewer, movie, table):
         assert atoms.metadata["atomvae"]["shows"].splitlines()[0] == column
 
 
-def test_tracks_have_the_colours_of_their_atoms(viewer, movie, table):
+def test_tracks_have_the_colours_of_their_atoms(viewer, movie, table, qtbot):
     table["track"] = table.groupby("frame").cumcount()
     table["z_0"] = table["x"] + 100.0 * table["frame"]
     open_layers(viewer, movie, table)
@@ -55,7 +55,7 @@ def test_tracks_have_the_colours_of_their_atoms(viewer, movie, table):
         widget.column.setCurrentText(column)
         widget.column.textActivated.emit(column)
         assert widget.column.currentText() == column
-    assert tracks.color_by == "z_0"
+    qtbot.waitUntil(lambda: tracks.color_by == "z_0", timeout=20_000)
     scale = color_scale(table["z_0"])
     np.testing.assert_allclose(tracks.track_colors, scale.rgba(tracks.features["z_0"].to_numpy()))
 

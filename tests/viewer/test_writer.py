@@ -219,9 +219,9 @@ def test_atoms_without_a_run_can_not_go_to_one(window, movie, table, qtbot):
 
 
 @pytest.mark.gui
-def test_legend_names_each_class_in_its_colour(make_napari_viewer_proxy, movie, table):
+def test_legend_names_each_class_in_its_colour(make_napari_viewer_proxy, movie, table, qtbot):
     from atomvae.viewer.plugin.legend import PREFIX
-    from atomvae.viewer.plugin.open import annotate, caption
+    from atomvae.viewer.plugin.open import annotate
 
     viewer = make_napari_viewer_proxy(show=True)
     table["class"] = np.where(table["left"], 0, 1)
@@ -238,7 +238,7 @@ def test_legend_names_each_class_in_its_colour(make_napari_viewer_proxy, movie, 
     assert texts() == ["■ 0°", "■ 30°", "■ 60°", "■ 90°", "■ 0", "■ 1"]
     assert "atoms: class" in viewer.canvas.overlays.text.text
     viewer.layers["angles"].visible = False
-    assert texts() == ["■ 0", "■ 1"]
+    qtbot.waitUntil(lambda: texts() == ["■ 0", "■ 1"], timeout=20_000)
 
     def corner(color):
         picture = viewer.screenshot(canvas_only=True, flash=False)[..., :3] / 255.0
@@ -250,6 +250,6 @@ def test_legend_names_each_class_in_its_colour(make_napari_viewer_proxy, movie, 
     assert corner(PALETTE[0]) > 60 and corner(PALETTE[1]) > 60
     viewer.layers["atoms"].opacity = 1.0
     recolor(viewer.layers["atoms"], "z_0")
-    caption(viewer)
-    assert texts() == []
-    assert viewer.layers["atoms"].face_colorbar.visible
+    qtbot.waitUntil(lambda: texts() == [], timeout=20_000)
+    bar = viewer.layers["atoms"].face_colorbar
+    qtbot.waitUntil(lambda: bar.visible, timeout=20_000)

@@ -1,14 +1,25 @@
-"""Open a run without waiting: read and made in a thread, added one layer at a time."""
+"""Open results without waiting: read and made in a thread, added one layer at a time."""
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject
 
 from atomvae.viewer.plugin.newest import Newest
+from atomvae.viewer.plugin.reader import LayerData, read_run
+from atomvae.viewer.plugin.selection import atoms_of
+from atomvae.viewer.plugin.turns import Turns
 
 
-def add_run(viewer: Any, path: str | Path, *, parent: QObject, instead_of: Any = None) -> Newest:
+def add_run(
+    viewer: Any,
+    path: str | Path,
+    *,
+    parent: QObject,
+    instead_of: Any = None,
+    read: Callable[[str], list[LayerData]] = read_run,
+) -> Newest:
     """Add the layers of a run to a viewer, in the background.
 
     Parameters
@@ -16,51 +27,49 @@ def add_run(viewer: Any, path: str | Path, *, parent: QObject, instead_of: Any =
     viewer : napari.Viewer
         Gets the layers.
     path : path-like
-        ``NAME.atomvae.zarr``.
+        ``NAME.atomvae.zarr``, or what ``read`` expects.
     parent : QObject
         A widget; what is not added when it is closed stays out.
     instead_of : napari.layers.Image, optional
         The movie, open already: it is calibrated and not added again.
+    read : callable
+        Makes the layers, as napari knows them.
 
     Returns
     -------
     Newest
         Its ``failed`` says in a sentence what is wrong with the folder.
     """
-    maker = Newest(make_layers, parent)
-
-    def add(made: list[Any]) -> None:
-        if not maker.wanted:
-            return
-        if not made:
-            dress(viewer)
-            return
-        add_one(viewer, made.pop(0), instead_of)
-        QTimer.singleShot(0, lambda: add(made))  # the window lives between two layers
-
-    maker.ready.connect(add)
-    maker.ask(path)
+    maker, turns = Newest(_make, parent), Turns(parent)
+    maker.ready.connect(lambda layers: turns.begin(_add(viewer, layers, instead_of)))
+    maker.ask(read, path)
     return maker
 
 
-def make_layers(path: str | Path) -> list[Any]:
-    """Read a run and make its layers; touches no window.
-
-    Parameters
-    ----------
-    path : path-like
-        ``NAME.atomvae.zarr``.
-
-    Returns
-    -------
-    list of napari.layers.Layer
-    """
+def _make(read: Callable[[str], list[LayerData]], path: str | Path) -> list[Any]:
+    """Read, and make the layers; in a thread, and touching no window."""
     from matplotlib import colormaps  # noqa: F401  (here, since the window must not wait for it)
     from napari.layers import Layer
 
-    from atomvae.viewer.plugin.reader import run_layers
+    import atomvae.run.labels  # noqa: F401  (which the explorer is about to need)
 
-    return [Layer.create(data, options, kind) for data, options, kind in run_layers(path)]
+    return [Layer.create(data, options, kind) for data, options, kind in read(str(path))]
+
+
+def _add(viewer: Any, layers: list[Any], instead_of: Any) -> Iterator[None]:
+    """Add layers, then captions; to be made known and to be drawn are two turns of a layer."""
+    from atomvae.viewer.plugin.open import annotate_pieces
+
+    for layer in layers:
+        visible, layer.visible = layer.visible, False
+        add_one(viewer, layer, instead_of)
+        yield
+        if visible:
+            layer.visible = True
+            yield
+    atoms_of(viewer).prepare()
+    yield
+    yield from annotate_pieces(viewer)
 
 
 def add_one(viewer: Any, layer: Any, instead_of: Any = None) -> None:
@@ -82,10 +91,3 @@ def add_one(viewer: Any, layer: Any, instead_of: Any = None) -> None:
         instead_of.scale = layer.scale[-n:]
     else:
         viewer.add_layer(layer)
-
-
-def dress(viewer: Any) -> None:
-    """Show scale bar, caption and legends for what is open."""
-    from atomvae.viewer.plugin.open import annotate
-
-    annotate(viewer)

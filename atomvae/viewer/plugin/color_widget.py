@@ -2,17 +2,20 @@
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QPushButton, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QPushButton
 
-from atomvae.viewer.plugin.selection import atoms_of
+from atomvae.viewer.plugin.panel import Panel
+from atomvae.viewer.plugin.turns import Turns
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import napari
 
 WITHOUT = ("atom_id", "track")  # numbers that only name
 
 
-class ColorWidget(QWidget):
+class ColorWidget(Panel):
     """A list of the columns of the atoms; the choice colours atoms and tracks at once.
 
     Parameters
@@ -22,9 +25,8 @@ class ColorWidget(QWidget):
     """
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
-        super().__init__()
-        self._viewer = viewer
-        self._atoms = atoms_of(viewer)
+        super().__init__(viewer)
+        self._turns = Turns(self)
         self.column = QComboBox()
         self.field = QPushButton("Show it as a &field")
         self.field.setToolTip("A map between the atoms: each place has the value of the nearest")
@@ -36,14 +38,13 @@ class ColorWidget(QWidget):
         form.addRow(self.note)
         self.column.textActivated.connect(self._choose)
         self.field.clicked.connect(self._add_field)
-        self._atoms.replaced.connect(self.refresh)
-        viewer.layers.events.removed.connect(self.refresh)
-        self.destroyed.connect(lambda: self._closed())
+        self.hear(self.atoms.replaced, self.refresh)
+        self.hear(viewer.layers.events.removed, self.refresh)
         self.refresh()
 
     def layer(self) -> "napari.layers.Points | None":
         """Find the points that are coloured: the selected ones, else the uppermost."""
-        return self._atoms.layer
+        return self.atoms.layer
 
     def refresh(self) -> None:
         """Offer the columns of the layer that is coloured now."""
@@ -60,19 +61,19 @@ class ColorWidget(QWidget):
             self.column.setCurrentText(shown)
 
     def _choose(self, column: str) -> None:
-        """Colour atoms and tracks, and tell the caption."""
-        from atomvae.viewer.plugin.open import caption
-
+        """Colour atoms, and then tracks."""
         layer = self.layer()
-        if layer is None:
-            return
-        recolor(layer, column)
-        for other in self._viewer.layers:
+        if layer is not None:
+            recolor(layer, column)
+            self._turns.begin(self._color_tracks(layer, column))
+
+    def _color_tracks(self, layer: "napari.layers.Points", column: str) -> "Iterator[None]":
+        """Colour the tracks of some atoms like them, a layer at a time."""
+        for other in list(self._viewer.layers):
             own = other.metadata.get("atomvae", {}).get("source") == _source(layer)
             if own and type(other).__name__ == "Tracks" and column in other.features:
                 recolor_tracks(other, layer, column)
-        if self._viewer.canvas.overlays.text.visible:
-            caption(self._viewer)
+                yield
 
     def _add_field(self) -> None:
         """Add a map of the column, drawn frame by frame when it is looked at."""
@@ -103,11 +104,6 @@ class ColorWidget(QWidget):
         self._viewer.add_image(data, **options)
         self._viewer.layers.move(len(self._viewer.layers) - 1, place)
 
-    def _closed(self) -> None:
-        """Hear no more of the viewer."""
-        self._atoms.replaced.disconnect(self.refresh)
-        self._viewer.layers.events.removed.disconnect(self.refresh)
-
 
 def recolor(layer: "napari.layers.Points", column: str) -> None:
     """Colour points by one of their columns, with one scale for all frames.
@@ -128,8 +124,7 @@ def recolor(layer: "napari.layers.Points", column: str) -> None:
     if not _same(layer.features[column].to_numpy(), scale.values):
         layer.features = layer.features.assign(**{column: scale.values})
     settings = scale.settings("face", column)
-    if scale.kind != "names":  # the column last: else all colours are computed three times
-        settings["face_color"] = settings.pop("face_color")
+    settings["face_color"] = settings.pop("face_color")  # last: else all is computed three times
     for name, value in settings.items():
         setattr(layer, name, value)
 

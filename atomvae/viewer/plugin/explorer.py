@@ -14,13 +14,12 @@ from qtpy.QtWidgets import (
     QLabel,
     QPushButton,
     QVBoxLayout,
-    QWidget,
 )
 
 from atomvae.viewer.plugin.explorer_classes import ClassPanel
 from atomvae.viewer.plugin.explorer_plot import ScatterPlot
 from atomvae.viewer.plugin.glow import glow_over
-from atomvae.viewer.plugin.selection import atoms_of
+from atomvae.viewer.plugin.panel import Panel
 
 if TYPE_CHECKING:
     import napari
@@ -32,7 +31,7 @@ LAST = ("atom_id", "angle_n")
 EMPTY = "Open a run or a table of atoms; its columns are shown here."
 
 
-class ExplorerWidget(QWidget):
+class ExplorerWidget(Panel):
     """Dots over two columns of the atoms; what is chosen here is marked in the image, and back.
 
     Parameters
@@ -42,9 +41,7 @@ class ExplorerWidget(QWidget):
     """
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
-        super().__init__()
-        self._viewer = viewer
-        self.atoms = atoms_of(viewer)
+        super().__init__(viewer)
         self.plot = ScatterPlot(self)
         self.x, self.y, self.color = QComboBox(), QComboBox(), QComboBox()
         self.tool, self.shape = QComboBox(), QComboBox()
@@ -99,10 +96,10 @@ class ExplorerWidget(QWidget):
 
     def _connect(self) -> None:
         """Hear of the atoms, of the user and of the viewer."""
-        self.atoms.changed.connect(self._show_chosen)
-        self.atoms.replaced.connect(self._soon)
-        self._viewer.dims.events.current_step.connect(self._frame_changed)
-        self._viewer.events.theme.connect(self._dress)
+        self.hear(self.atoms.changed, self._show_chosen)
+        self.hear(self.atoms.replaced, self._soon)
+        self.hear(self._viewer.dims.events.current_step, self._frame_changed)
+        self.hear(self._viewer.events.theme, self._dress)
         self.plot.chose.connect(self._take)
         for box in (self.x, self.y, self.color):
             box.textActivated.connect(self.redraw)
@@ -112,7 +109,6 @@ class ExplorerWidget(QWidget):
         self.clear.clicked.connect(lambda: self._choose(np.zeros(len(self.atoms.chosen), bool)))
         self.invert.clicked.connect(lambda: self._choose(~self.atoms.chosen))
         self.tracks.clicked.connect(self._whole_tracks)
-        self.destroyed.connect(lambda: self._closed())
 
     def showEvent(self, event: Any) -> None:
         """Lay the sheet for marks over the canvas, once there is a window."""
@@ -220,13 +216,6 @@ class ExplorerWidget(QWidget):
         self.plot.background = QColor(theme.background.as_hex())
         self.plot.text = QColor(theme.text.as_hex())
         self.plot.redraw()
-
-    def _closed(self) -> None:
-        """Hear no more of the atoms and of the viewer."""
-        self.atoms.changed.disconnect(self._show_chosen)
-        self.atoms.replaced.disconnect(self._soon)
-        self._viewer.dims.events.current_step.disconnect(self._frame_changed)
-        self._viewer.events.theme.disconnect(self._dress)
 
 
 def plot_columns(table: "pd.DataFrame") -> list[str]:

@@ -1,6 +1,6 @@
 """Below the plot of the explorer: name what is chosen, undo, train on the names."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from qtpy.QtWidgets import (
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.classes import Classes, training_file, training_settings
 from atomvae.viewer.plugin.selection import Atoms
+from atomvae.viewer.plugin.turns import Turns
 
 ROWS = 3  # of the list that are seen at once
 
@@ -41,6 +42,7 @@ class ClassPanel(QWidget):
         self._atoms = atoms
         self._classes: Classes | None = None
         self._worker: Any = None
+        self._turns = Turns(self)
         self.children_: list[Any] = []  # the process that trains, once it does
         self.name = QComboBox()
         self.save, self.undo = QPushButton("Save as class"), QPushButton("Undo")
@@ -190,10 +192,28 @@ class ClassPanel(QWidget):
             self.note.setText(report["error"])
         elif "table" in report:
             self.bar.setValue(1000)
-            self.note.setText(show_new_columns(self._atoms, report["table"]))
+            self._turns.begin(self._show_columns(report["table"]))
         elif "done" in report:
             self.bar.setValue(round(1000 * report["done"]))
             self.note.setText(f"{report['stage']}  {report['figures']}")
+
+    def _show_columns(self, table: Any) -> Iterator[None]:
+        """Put the columns of a table that was made anew into the layer, then colour by class."""
+        from atomvae.viewer.layers import atom_features
+        from atomvae.viewer.plugin.color_widget import recolor
+
+        layer = self._atoms.layer
+        if layer is None or len(layer.features) != len(table):
+            self.note.setText("done; open the run again to see the new classes")
+            return
+        layer.face_color_mode = "direct"  # the column that coloured the atoms may be gone
+        layer.features = table = atom_features(table)
+        yield
+        column = "class_name" if "class_name" in table else "class"
+        recolor(layer, column)
+        self.note.setText(
+            f"done: the atoms are coloured by {column}, the class that the model gives them"
+        )
 
     def stop(self) -> None:
         """Stop the process; what it finished stays on disk."""
@@ -293,30 +313,3 @@ def follow_training(
     except (InputError, OSError, RuntimeError) as error:
         # Not left to the worker: the user reads it in the panel, not in a traceback.
         yield {"error": str(error)}
-
-
-def show_new_columns(atoms: Atoms, table: Any) -> str:
-    """Put the columns of a table that was made anew into the layer, and colour by class.
-
-    Parameters
-    ----------
-    atoms : Atoms
-        Whose layer shows the same atoms.
-    table : DataFrame
-        The table of the run.
-
-    Returns
-    -------
-    str
-        What was done, in one sentence.
-    """
-    from atomvae.viewer.plugin.color_widget import recolor
-
-    layer = atoms.layer
-    if layer is None or len(layer.features) != len(table):
-        return "done; open the run again to see the new classes"
-    layer.face_color_mode = "direct"  # the column that coloured the atoms may be gone
-    layer.features = table
-    column = "class_name" if "class_name" in table else "class"
-    recolor(layer, column)
-    return f"done: the atoms are coloured by {column}, the class that the model gives them"

@@ -16,14 +16,13 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
-    QWidget,
 )
 
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.newest import Newest
 from atomvae.viewer.plugin.open import pictures
+from atomvae.viewer.plugin.panel import Panel
 from atomvae.viewer.plugin.preferences import preference
-from atomvae.viewer.plugin.selection import atoms_of
 
 if TYPE_CHECKING:
     import napari
@@ -39,7 +38,7 @@ KINDS = {
 }
 
 
-class ExportWidget(QWidget):
+class ExportWidget(Panel):
     """A list of what can be saved, and a button.
 
     Parameters
@@ -49,9 +48,7 @@ class ExportWidget(QWidget):
     """
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
-        super().__init__()
-        self._viewer = viewer
-        self._atoms = atoms_of(viewer)
+        super().__init__(viewer)
         self.kind = QComboBox()
         self.kind.addItems(list(KINDS))
         self.scale_bar = QCheckBox("S&cale bar in pictures and films")
@@ -132,7 +129,7 @@ class ExportWidget(QWidget):
             self.bar.setRange(0, self._film.count)
             self._film.start()
             return write_video, (path, self._film.frames()), {"fps": self.fps.value()}, path
-        layer = self._atoms.layer
+        layer = self.atoms.layer
         if ending == ".ome.zarr":
             image = movie_layer(self._viewer)
             return writer.write_movie, (str(path), image.data, _about(image)), {}, path
@@ -141,7 +138,7 @@ class ExportWidget(QWidget):
         if ending in (".csv", ".parquet"):
             about = {"features": layer.features}
             return writer.write_points, (str(path), layer.data.copy(), about), {}, path
-        source = self._atoms.source
+        source = self.atoms.source
         if source is None or not source.is_dir():
             raise InputError("these atoms are not from a run; save them as a table instead")
         return save_view, (list(self._viewer.layers), source), {}, source

@@ -1,6 +1,6 @@
 """A legend in the canvas: kinds and directions, each in its own colour."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from atomvae.viewer.plugin.preferences import preference
@@ -34,13 +34,18 @@ def legend_entries(layers: Iterable[Any]) -> list[Entry]:
     return entries
 
 
-def show_legend(viewer: Any) -> None:
+def legend_pieces(viewer: Any) -> Iterator[None]:
     """Bring the legend in the canvas up to date; nothing happens when nothing changed.
 
     Parameters
     ----------
     viewer : napari viewer
         Its canvas gets an overlay of text for each entry.
+
+    Yields
+    ------
+    None
+        Before each new overlay, since it takes long to be drawn for the first time.
     """
     from napari.components.overlays import TextOverlay
 
@@ -56,6 +61,7 @@ def show_legend(viewer: Any) -> None:
     for overlay in own[len(wanted) :]:
         overlay.visible = False
     for number, (place, text, color) in enumerate(wanted[len(own) :], len(own)):
+        yield
         overlays[f"{PREFIX}_{number:02d}"] = TextOverlay(
             text=text, color=color, position=place, font_size=13, visible=True, box=True
         )

@@ -7,14 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 from qtpy.QtCore import QTimer
 from qtpy.QtGui import QColor
-from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QGridLayout, QHBoxLayout, QLabel, QVBoxLayout
 
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.glow import glow_over
 from atomvae.viewer.plugin.manifold_sheet import Picture, Sheet
 from atomvae.viewer.plugin.manifold_walk import AtomCard, Grid, Walk
 from atomvae.viewer.plugin.newest import Newest
-from atomvae.viewer.plugin.selection import atoms_of
+from atomvae.viewer.plugin.panel import Panel
 
 if TYPE_CHECKING:
     import napari
@@ -25,7 +25,7 @@ MOST = 3000  # chosen atoms that are marked on the sheet
 TITLES = ("at the pointer", "patch", "reconstructed", "without pose")
 
 
-class ManifoldWidget(QWidget):
+class ManifoldWidget(Panel):
     """Decoded pictures over two latents; the pointer decodes live and lights up atoms.
 
     Parameters
@@ -35,9 +35,7 @@ class ManifoldWidget(QWidget):
     """
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
-        super().__init__()
-        self._viewer = viewer
-        self.atoms = atoms_of(viewer)
+        super().__init__(viewer)
         self.walk: Walk | None = None
         self.card: AtomCard | None = None
         self.model, self.x, self.y, self.label = (QComboBox() for _ in range(4))

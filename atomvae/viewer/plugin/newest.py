@@ -32,11 +32,6 @@ class Newest(QObject):
         """Whether something is worked on."""
         return self._worker is not None
 
-    @property
-    def wanted(self) -> bool:
-        """Whether anybody still waits for results."""
-        return self._open
-
     def ask(self, *arguments: Any) -> None:
         """Request a result for these arguments; requests that still wait are forgotten."""
         if self._worker is not None:

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atomvae.errors import InputError
-from atomvae.viewer.plugin.legend import show_legend
+from atomvae.viewer.plugin.legend import legend_pieces
 from atomvae.viewer.plugin.reader import get_reader, run_layers
+from atomvae.viewer.plugin.turns import Turns
 from atomvae.viewer.video import check_video, write_video
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ MARGIN = 130  # px at the sides of a picture, for the colour bar
 LETTER = 13  # px that a letter of the caption takes, about
 FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
 TRIES = 3  # frames of a film that may show nothing before it is given up
+SAID = ("inserted", "removed", "reordered", "visible", "metadata", "name", "scale", "units")
 EMPTY = (
     "the canvas stayed empty: OpenGL does not draw here (or the frame is blank, then choose another"
     f" one); start the command with {XVFB}"
@@ -156,15 +158,35 @@ def annotate(viewer: "napari.Viewer") -> None:
     viewer : napari.Viewer
         With our layers; calling it twice does no harm.
     """
+    for _ in annotate_pieces(viewer):
+        pass
+
+
+def annotate_pieces(viewer: "napari.Viewer") -> "Iterator[None]":
+    """Do what `annotate` does, with a rest after each piece that takes long.
+
+    Parameters
+    ----------
+    viewer : napari.Viewer
+        With our layers.
+
+    Yields
+    ------
+    None
+    """
     viewer.canvas.overlays.scale_bar.visible = True
     viewer.canvas.overlays.scale_bar.font_size = 14
+    yield
     if not viewer.canvas.overlays.text.visible:
+        turns = Turns(viewer.window.main_menu)
         viewer.dims.events.current_step.connect(lambda: caption(viewer))
-        viewer.layers.events.connect(lambda: caption(viewer))
+        viewer.layers.events.connect(
+            lambda event: turns.begin(caption_pieces(viewer)) if event.type in SAID else None
+        )
     viewer.canvas.overlays.text.font_size = 14
     viewer.canvas.overlays.text.position = "top_left"
     viewer.canvas.overlays.text.visible = True
-    caption(viewer)
+    yield from caption_pieces(viewer)
 
 
 def caption(viewer: "napari.ViewerModel") -> None:
@@ -175,6 +197,22 @@ def caption(viewer: "napari.ViewerModel") -> None:
     viewer : napari viewer
         Its text overlay is written, the colour bars of its points are shown or hidden.
     """
+    for _ in caption_pieces(viewer):
+        pass
+
+
+def caption_pieces(viewer: "napari.ViewerModel") -> "Iterator[None]":
+    """Do what `caption` does, with a rest after each piece that takes long.
+
+    Parameters
+    ----------
+    viewer : napari viewer
+        As for `caption`.
+
+    Yields
+    ------
+    None
+    """
     step, count = int(viewer.dims.current_step[0]), int(viewer.dims.nsteps[0])
     lines = [f"frame {step} / {count - 1}"]
     for layer in viewer.layers:
@@ -183,12 +221,16 @@ def caption(viewer: "napari.ViewerModel") -> None:
             lines[0] += f"   {step * layer.scale[0]:.4g} s"
         if layer.visible and about.get("shows"):
             lines.append(f"{layer.name}: {about['shows'].partition(chr(10))[0]}")
-        bar = getattr(layer, "face_colorbar", None)
-        if bar is not None:
-            bar.font_size, bar.size = 12, (22, 220)
-            bar.visible = layer.visible and about.get("colors") in ("continuous", "cyclic")
     viewer.canvas.overlays.text.text = "\n".join(lines)
-    show_legend(viewer)
+    yield from legend_pieces(viewer)
+    for layer in list(viewer.layers):
+        bar = getattr(layer, "face_colorbar", None)
+        colors = layer.metadata.get("atomvae", {}).get("colors")
+        shown = layer.visible and colors in ("continuous", "cyclic")
+        if bar is not None and bar.visible != shown:
+            yield
+            bar.font_size, bar.size = 12, (22, 220)
+            bar.visible = shown
 
 
 def draw(viewer: "napari.Viewer", path: Path, size: tuple[int, int]) -> None:

@@ -1,6 +1,7 @@
 """What the pipeline widget is made of, and how it is laid out."""
 
 from pathlib import Path
+from typing import Any
 
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
@@ -18,16 +19,17 @@ from qtpy.QtWidgets import (
     QWidget,
 )
 
+from atomvae.viewer.plugin.panel import Panel
 from atomvae.viewer.plugin.place import Place
 from atomvae.viewer.plugin.preferences import preference
 from atomvae.viewer.plugin.training_view import TrainingView
 
 
-class PipelineParts(QWidget):
+class PipelineParts(Panel):
     """Movie, buttons, progress, preview and room for the form; nothing happens yet."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, viewer: Any) -> None:
+        super().__init__(viewer)
         self._make_parts()
         self._lay_out()
 

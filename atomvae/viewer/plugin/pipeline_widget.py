@@ -69,8 +69,7 @@ class PipelineWidget(PipelineParts):
     ready = Signal()  # the form is there
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
-        super().__init__()
-        self._viewer = viewer
+        super().__init__(viewer)
         self.children: list[Any] = []  # the process that runs, once it does
         self._worker: Any = None  # the thread that listens to it
         self._stopped = Event()  # this run shall not go on

@@ -176,10 +176,11 @@ def _edited(
     import pandas as pd
 
     from atomvae.viewer.colors import table_scale
+    from atomvae.viewer.layers import atom_features
 
     table = options["features"]
     if state.get("table") and (path / state["table"]).exists():
-        table = pd.read_parquet(path / state["table"])
+        table = atom_features(pd.read_parquet(path / state["table"]))
         data = table[["frame", "y", "x"]].to_numpy(np.float64)
     if state.get("size"):
         options["size"] = state["size"]

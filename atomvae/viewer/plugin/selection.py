@@ -137,6 +137,12 @@ class Atoms:
         missing = viewer is not None and MARKS not in viewer.layers
         return missing or int(self.here().sum()) > MANY
 
+    def prepare(self) -> None:
+        """Make the layer of the marks now, rather than when somebody waits for the first ones."""
+        viewer = self._viewer()
+        if viewer is not None and self._layer is not None and MARKS not in viewer.layers:
+            self._add_marks(viewer, self._layer)
+
     def mark(self) -> None:
         """Show rings around the chosen atoms of this frame, in a layer of their own."""
         viewer, layer = self._viewer(), self._layer
@@ -157,23 +163,23 @@ class Atoms:
             marks.size = 1.45 * np.asarray(layer.size)[rows]
 
     def _add_marks(self, viewer: Any, layer: Any) -> Any:
-        """Add the layer of the marks, above the atoms; the layer in work stays it."""
-        before = set(viewer.layers.selection), viewer.layers.selection.active
-        self._busy = True
-        marks = viewer.add_points(
-            np.empty((0, 2)),
-            ndim=2,
-            name=MARKS,
-            face_color="transparent",
-            border_color=[MARK_COLOR],
-            border_width=0.16,
-            scale=layer.scale[-2:],
-            units=layer.units[-2:],
-            axis_labels=layer.axis_labels[-2:],
-        )
-        viewer.layers.selection.update(before[0])
-        viewer.layers.selection.active = before[1]
-        self._busy = False
+        """Add the layer of the marks, above the atoms; the layer in work stays it, unnoticed."""
+        selection = viewer.layers.selection
+        layers, active = set(selection), selection.active
+        with selection.events.blocker_all():
+            marks = viewer.add_points(
+                np.empty((0, 2)),
+                ndim=2,
+                name=MARKS,
+                face_color="transparent",
+                border_color=[MARK_COLOR],
+                border_width=0.16,
+                scale=layer.scale[-2:],
+                units=layer.units[-2:],
+                axis_labels=layer.axis_labels[-2:],
+            )
+            selection.active = active
+            selection.update(layers)
         return marks
 
     def _look(self, _event: Any = None) -> None:

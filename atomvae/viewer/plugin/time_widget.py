@@ -2,11 +2,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout
 
 from atomvae.viewer.plugin.newest import Newest
+from atomvae.viewer.plugin.panel import Panel
 from atomvae.viewer.plugin.plot import Plot
-from atomvae.viewer.plugin.selection import atoms_of
 
 if TYPE_CHECKING:
     import napari
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 EMPTY = "Open a run or a table of atoms: its columns are drawn here against time."
 
 
-class TimeWidget(QWidget):
+class TimeWidget(Panel):
     """One column of all atoms and of the chosen ones against time.
 
     Parameters
@@ -24,9 +24,7 @@ class TimeWidget(QWidget):
     """
 
     def __init__(self, viewer: "napari.viewer.Viewer") -> None:
-        super().__init__()
-        self._viewer = viewer
-        self._atoms = atoms_of(viewer)
+        super().__init__(viewer)
         self.what = QComboBox()
         self.plot = Plot("", "")
         self.note = QLabel(
@@ -45,10 +43,9 @@ class TimeWidget(QWidget):
         self._newest.failed.connect(lambda text: self.plot.show_curves([], text))
         self.what.activated.connect(lambda _: self._ask())
         self.plot.chosen.connect(self._go)
-        self._atoms.changed.connect(self._ask)
-        self._atoms.replaced.connect(self.refresh)
-        viewer.dims.events.current_step.connect(self._mark)
-        self.destroyed.connect(lambda: self._closed())
+        self.hear(self.atoms.changed, self._ask)
+        self.hear(self.atoms.replaced, self.refresh)
+        self.hear(viewer.dims.events.current_step, self._mark)
         self.refresh()
 
     def refresh(self) -> None:
@@ -65,14 +62,14 @@ class TimeWidget(QWidget):
 
     def _table(self) -> Any:
         """The atoms with the frames they lie in now, also those that were moved by hand."""
-        layer = self._atoms.layer
+        layer = self.atoms.layer
         if layer is None or layer.ndim < 3:
-            return self._atoms.table.iloc[:0]
-        return self._atoms.table.assign(frame=layer.data[:, -3].round().astype(int))
+            return self.atoms.table.iloc[:0]
+        return self.atoms.table.assign(frame=layer.data[:, -3].round().astype(int))
 
     def frame_time(self) -> float:
         """Seconds from frame to frame; 1 when they are not known."""
-        layer = self._atoms.layer
+        layer = self.atoms.layer
         calibrated = layer is not None and layer.ndim > 2 and str(layer.units[-3]) == "second"
         return float(layer.scale[-3]) if calibrated else 1.0
 
@@ -83,11 +80,11 @@ class TimeWidget(QWidget):
             return
         step = self.frame_time()
         self.plot.x_label = "time (s)" if self._is_timed() else "frame"
-        self._newest.ask(self._table(), self._atoms.chosen.copy(), self.what.currentText(), step)
+        self._newest.ask(self._table(), self.atoms.chosen.copy(), self.what.currentText(), step)
 
     def _is_timed(self) -> bool:
         """Whether frames have a time."""
-        layer = self._atoms.layer
+        layer = self.atoms.layer
         return layer is not None and str(layer.units[-3]) == "second"
 
     def _draw(self, result: Any) -> None:
@@ -101,7 +98,7 @@ class TimeWidget(QWidget):
 
     def _mark(self) -> None:
         """Move the line to the frame that is shown."""
-        self.plot.set_mark(self._atoms.frame * self.frame_time())
+        self.plot.set_mark(self.atoms.frame * self.frame_time())
 
     def _go(self, time: float) -> None:
         """Show the frame that lies nearest to a time."""
@@ -109,12 +106,6 @@ class TimeWidget(QWidget):
         axis = self._viewer.dims.ndim - 3
         if axis >= 0:
             self._viewer.dims.set_current_step(axis, frame)
-
-    def _closed(self) -> None:
-        """Hear no more of the viewer."""
-        self._atoms.changed.disconnect(self._ask)
-        self._atoms.replaced.disconnect(self.refresh)
-        self._viewer.dims.events.current_step.disconnect(self._mark)
 
 
 def _curves(table: Any, chosen: Any, what: str, step: float) -> Any:
