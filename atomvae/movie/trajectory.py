@@ -10,7 +10,9 @@ from scipy import linalg
 
 Array = npt.NDArray[np.float64]
 
-SUREST = 8.0  # no single kind of evidence may cost more: a landmark may hop, a frame may jump
+SUREST = 8.0  # no single kind of evidence may cost more: a landmark may hop
+# A frame that jumps and returns is three changes of velocity, so together these cost about as much.
+JUMP = SUREST / 3
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ def choose_path(
 def _turn(before: Step, after: Step, spread: float) -> Array:
     """Cost of each change of velocity, (before, after)."""
     change = after.shift[None] / after.time - before.shift[:, None] / before.time
-    cost: Array = np.minimum((change**2).sum(axis=-1) / (2 * spread**2), SUREST)
+    cost: Array = np.minimum((change**2).sum(axis=-1) / (2 * spread**2), JUMP)
     return cost
 
 

@@ -32,9 +32,9 @@ def angle_is_found(estimate, truth):
 @pytest.fixture(scope="module")
 def turned():
     """Cards at any angle up to 120 degrees, others to judge by, and a trained skip-rVAE."""
-    shown, test = (cards(120, 1, n, size=SIZE, noise=0.1, seed=s) for n, s in ((1200, 0), (400, 1)))
+    shown, test = (cards(120, 1, n, size=SIZE, noise=0.1, seed=s) for n, s in ((2400, 0), (400, 1)))
     model = zoo.skip_rvae((SIZE, SIZE), seed=0)
-    train(model, shown.images, TrainConfig(epochs=30))
+    train(model, shown.images, TrainConfig(epochs=15))
     return shown, test, model
 
 

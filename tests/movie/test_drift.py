@@ -94,7 +94,7 @@ def test_trimer_in_graphene_moves_with_the_drift(real_data):
     own = np.diff(np.mean(sites, axis=1), axis=0)
     drift = estimate_drift(read_movie(folder / "Si3C6_007-077.npz"))
     off = np.hypot(*(np.diff(drift[["dy", "dx"]], axis=0) - own).T)
-    assert (off < 3).sum() == 41  # of 43; in the other two it jumps by more than a spacing
+    assert (off < 3).sum() >= 42  # of 43; in one it may hop itself
     assert np.median(off) < 1.5
 
 
