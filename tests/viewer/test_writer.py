@@ -13,7 +13,9 @@ from atomvae.errors import InputError
 from atomvae.viewer.colors import PALETTE
 from atomvae.viewer.layers import MANY_MARKS, to_layers
 from atomvae.viewer.plugin.color_widget import recolor
+from atomvae.viewer.plugin.open import annotate
 from atomvae.viewer.plugin.saved import layer_state, restore, save_view
+from atomvae.viewer.plugin.still import STILL
 
 
 @pytest.fixture(autouse=True)
@@ -95,6 +97,31 @@ def test_movie_without_drift_is_offered_where_there_is_drift(run_path, movie):
     np.testing.assert_array_equal(still.scale, viewer.layers["movie"].scale)
     (drift * 0).to_parquet(run_path / ".atomvae/tables/drift.parquet")
     assert "movie without drift" not in opened(run_path).layers
+
+
+@pytest.mark.gui
+def test_atoms_move_with_the_movie_without_drift(make_napari_viewer, run_path):
+    """Where an atom is drawn, the movie that is shown has the same content."""
+    drift = pd.DataFrame({"frame": range(4), "dy": 0.0, "dx": [0.0, 3, 6, 9], "movie": 0})
+    drift.to_parquet(run_path / ".atomvae/tables/drift.parquet")
+    viewer = make_napari_viewer()
+    for layer in opened(run_path).layers:
+        viewer.add_layer(layer)
+    annotate(viewer)
+    movie, still, atoms = (viewer.layers[n] for n in ("movie", STILL, "atoms"))
+    row = atoms.data[(atoms.data[:, 0] == 3) & (atoms.data[:, 2] > 20)][0]
+    viewer.dims.set_current_step(0, 3)
+    there = movie.get_value(atoms.data_to_world(row), world=True)
+    still.visible = True
+    for frame, shift in ((3, -9.0), (1, -3.0), (3, -9.0)):
+        viewer.dims.set_current_step(0, frame)
+        for layer in (atoms, viewer.layers["angles"]):
+            np.testing.assert_allclose(layer.translate, [0, 0, shift * movie.scale[2]])
+    assert still.get_value(atoms.data_to_world(row), world=True) == pytest.approx(there, rel=0.02)
+    assert movie.get_value(atoms.data_to_world(row), world=True) != pytest.approx(there, rel=0.02)
+    np.testing.assert_array_equal(movie.translate, 0)
+    still.visible = False
+    np.testing.assert_array_equal(atoms.translate, 0)
 
 
 def test_run_that_is_being_written(run_path):

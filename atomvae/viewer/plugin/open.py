@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from atomvae.errors import InputError
 from atomvae.viewer.plugin.legend import legend_pieces
 from atomvae.viewer.plugin.reader import get_reader, run_layers
+from atomvae.viewer.plugin.still import hold_still
 from atomvae.viewer.plugin.turns import Turns
 from atomvae.viewer.video import check_video, write_video
 
@@ -25,6 +26,7 @@ LETTER = 13  # px that a letter of the caption takes, about
 FLAT = 5.0  # standard deviation of grey levels below which a picture shows nothing
 TRIES = 3  # frames of a film that may show nothing before it is given up
 SAID = ("inserted", "removed", "reordered", "visible", "metadata", "name", "scale", "units")
+MOVED = ("inserted", "removed", "visible")
 EMPTY = (
     "the canvas stayed empty: OpenGL does not draw here (or the frame is blank, then choose another"
     f" one); start the command with {XVFB}"
@@ -180,8 +182,12 @@ def annotate_pieces(viewer: "napari.Viewer") -> "Iterator[None]":
     if not viewer.canvas.overlays.text.visible:
         turns = Turns(viewer.window.main_menu)
         viewer.dims.events.current_step.connect(lambda: caption(viewer))
+        viewer.dims.events.current_step.connect(lambda: hold_still(viewer))
         viewer.layers.events.connect(
             lambda event: turns.begin(caption_pieces(viewer)) if event.type in SAID else None
+        )
+        viewer.layers.events.connect(
+            lambda event: hold_still(viewer) if event.type in MOVED else None
         )
     viewer.canvas.overlays.text.font_size = 14
     viewer.canvas.overlays.text.position = "top_left"

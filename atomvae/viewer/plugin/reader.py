@@ -145,6 +145,7 @@ def _without_drift(run: "RunFolder", number: int, name: str | None) -> list[Laye
     from atomvae.errors import InputError
     from atomvae.movie.drift import correct_drift
     from atomvae.viewer.layers import to_layers
+    from atomvae.viewer.plugin.still import STILL
 
     file = run.tables / "drift.parquet"
     if not file.exists():
@@ -158,7 +159,9 @@ def _without_drift(run: "RunFolder", number: int, name: str | None) -> list[Laye
     except (InputError, OSError, ValueError, KeyError):
         return []  # the drift of another movie, or none: the run itself can be shown
     data, options, kind = to_layers(movie, source=str(run.path))[0]
-    about = {"visible": False, "name": "movie without drift"}
+    shifts = drift.sort_values("frame")[["dy", "dx"]].to_numpy(float).tolist()
+    known = options["metadata"]["atomvae"] | {"drift": shifts}
+    about = {"visible": False, "name": STILL, "metadata": {"atomvae": known}}
     return [(data, options | about, kind)]
 
 
