@@ -45,7 +45,7 @@ class DriftConfig(Settings):
     landmark_weight: float = Field(default=1.0, ge=0)
     """How much bright spots, edges and vacancies count against smoothness; 0: not at all."""
 
-    ambiguous_margin: float = Field(default=2.0, ge=0)
+    ambiguous_margin: float = Field(default=3.0, ge=0)
     """A frame is ambiguous when another answer is less than this worse (natural log of odds)."""
 
 
