@@ -122,6 +122,9 @@ def test_atoms_move_with_the_movie_without_drift(make_napari_viewer, run_path):
     np.testing.assert_array_equal(movie.translate, 0)
     still.visible = False
     np.testing.assert_array_equal(atoms.translate, 0)
+    still.visible, still.metadata = True, {}  # somebody's own layer of that name
+    viewer.dims.set_current_step(0, 2)
+    np.testing.assert_array_equal(atoms.translate, 0)
 
 
 def test_run_that_is_being_written(run_path):

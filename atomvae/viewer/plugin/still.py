@@ -38,7 +38,7 @@ def hold_still(viewer: "napari.ViewerModel") -> None:
     shift = np.zeros(2)
     if STILL in viewer.layers and viewer.layers[STILL].visible:
         still = viewer.layers[STILL]
-        drift = still.metadata["atomvae"]["drift"]
+        drift = still.metadata.get("atomvae", {}).get("drift", [(0.0, 0.0)])
         frame = min(int(viewer.dims.current_step[0]), len(drift) - 1)
         shift = 0.0 - np.array(drift[frame]) * still.scale[-2:]
     for layer in viewer.layers:
